@@ -1,0 +1,1 @@
+"""Hooks: from a connection id to a session with its mail server."""

@@ -1,0 +1,389 @@
+"""One conversation with the mail server: connect, TLS, login, health. ``smtplib.SMTP`` is underneath."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import smtplib
+import socket
+import ssl
+from base64 import b64decode, b64encode
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from airflow_smtp_interface.mail.delivery import Reply
+from airflow_smtp_interface.mail.errors import (
+    Cause,
+    DeliveryError,
+    Stage,
+    TransientDeliveryError,
+    delivery_error,
+)
+from airflow_smtp_interface.mail.settings import Security, tls_context
+from airflow_smtp_interface.mail.wire import Broken, ReplyReader, start_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_smtp_interface.mail.settings import SmtpSettings
+
+_IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
+_PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
+_MAX_REPLY_TEXT = 1000
+
+
+class SmtpSession(smtplib.SMTP):
+    """An ``smtplib.SMTP`` that is connected, encrypted and logged in as its settings say. :func:`connect` makes one.
+
+    Every reply has to be complete within the settings' ``timeout``.
+    """
+
+    def __init__(self, settings: SmtpSettings) -> None:
+        # A local_hostname, even an empty one, keeps smtplib from looking up this machine's own name.
+        super().__init__(local_hostname=settings.local_hostname or "", timeout=settings.timeout)
+        self.settings = settings
+        self.mechanism: str | None = None
+        self._reader: ReplyReader | None = None
+        self._last_used = monotonic()
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is in force."""
+        return isinstance(self.sock, ssl.SSLSocket)
+
+    @property
+    def tls_version(self) -> str | None:
+        """The version of TLS in force, such as ``TLSv1.3``."""
+        return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
+
+    def open(self) -> None:
+        """Connect, start TLS and log in; once, without trying again.
+
+        :raises DeliveryError: naming the stage, the cause and the remedy. The connection is closed then.
+        """
+        try:
+            with self._stage(Stage.CONNECT):
+                self._greet()
+            if self.settings.security is not Security.NONE and not self.is_encrypted:
+                with self._stage(Stage.TLS):
+                    self.starttls(context=self._tls_context())
+                with self._stage(Stage.CONNECT):
+                    self._say_hello()
+            if self.settings.user:
+                with self._stage(Stage.AUTH):
+                    self._log_in(self.settings.user, self.settings.password or "")
+        except BaseException:
+            self.close()
+            raise
+
+    def is_usable(self) -> bool:
+        """Whether the connection still stands: the server has not hung up, and answers after a long pause."""
+        if self.sock is None or self._reader is None or self._reader.has_spoken():
+            return False
+        if monotonic() - self._last_used > _IDLE_BEFORE_PROBE:
+            try:
+                return self.noop()[0] == 250
+            except Broken:
+                return False
+        return True
+
+    def leave(self) -> None:
+        """Say QUIT and close. Its reply is not waited for: whatever it were, it would change nothing."""
+        with suppress(smtplib.SMTPException, OSError):
+            if self.sock:
+                self.sock.settimeout(_PROBE_SECONDS)
+                self.putcmd("QUIT")
+        self.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def read_reply(self, seconds: float | None = None) -> Reply:
+        """Read one reply.
+
+        :param seconds: until it must be complete; the settings' ``timeout`` by default.
+        :raises Broken: if it does not come or is none. The connection is closed then.
+        """
+        return _reply(*self._read(self.settings.timeout if seconds is None else seconds))
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Read one reply as smtplib does, but within ``timeout`` from its first byte to its last."""
+        return self._read(self.settings.timeout)
+
+    def send(self, s: str | bytes) -> None:  # type: ignore[override]
+        """Send octets.
+
+        :raises Broken: if the connection does not take them. It is closed then.
+        """
+        if self.sock is None:
+            raise Broken(Cause.LOST, "the connection is closed")
+        try:
+            self.sock.settimeout(self.settings.timeout)
+            self.sock.sendall(s.encode() if isinstance(s, str) else s)
+        except TimeoutError:
+            self.close()
+            raise Broken(Cause.TIMED_OUT, "the server stopped reading") from None
+        except OSError as error:
+            last_words = self._last_words()
+            self.close()
+            raise Broken(Cause.LOST, str(error), last_words) from error
+
+    def has_spoken(self) -> bool:
+        """Whether the server has said something unasked, or has hung up."""
+        return self._reader is None or self._reader.has_spoken()
+
+    def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:  # type: ignore[override]
+        """Turn the connection into a TLS one (RFC 3207) and forget what was said in clear.
+
+        :raises smtplib.SMTPException: if the server does not offer it, refuses it, or speaks on in clear.
+        """
+        if not self.has_extn("starttls"):
+            raise _Problem(Cause.TLS_NOT_OFFERED)
+        code, text = self.docmd("STARTTLS")
+        if code != 220:
+            raise _Problem(Cause.REPLY, _reply(code, text))
+        if self.has_spoken() and self._reader and self._reader.unread:
+            raise _Problem(Cause.TLS_INJECTED)
+        self._secure()
+        self.helo_resp = self.ehlo_resp = None
+        self.esmtp_features = {}
+        self.does_esmtp = False
+        return code, text
+
+    def close(self) -> None:
+        """Close the connection, without QUIT."""
+        self._reader = None
+        super().close()
+
+    def _last_words(self) -> Reply | None:
+        """Read what the server said before it hung up: it may name the cause."""
+        try:
+            return _reply(*self._reader.reply(0.1)) if self._reader else None
+        except Broken:
+            return None
+
+    def _read(self, seconds: float) -> tuple[int, bytes]:
+        if self._reader is None:
+            raise Broken(Cause.LOST, "the connection is closed")
+        try:
+            reply = self._reader.reply(seconds)
+        except Broken:
+            self.close()
+            raise
+        self._last_used = monotonic()
+        return reply
+
+    def _greet(self) -> None:
+        settings = self.settings
+        self.sock = socket.create_connection((settings.host, settings.port), settings.timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = ReplyReader(self.sock)
+        if settings.tls_from_start:
+            with self._stage(Stage.TLS):
+                self._secure()
+        greeting = self._greeting()
+        if greeting.code != 220:
+            raise _Problem(Cause.REPLY, greeting)
+        if not settings.local_hostname:
+            self.local_hostname = _own_literal(self.sock)
+        self._say_hello()
+
+    def _greeting(self) -> Reply:
+        """Read the greeting. A server that stays silent may be one that waits for TLS: find out."""
+        if self.is_encrypted:
+            return self.read_reply()
+        probe = min(_PROBE_SECONDS, self.settings.timeout / 4)
+        assert self._reader is not None
+        try:
+            return _reply(*self._reader.reply(self.settings.timeout - probe))
+        except Broken as broken:
+            if broken.cause is Cause.TIMED_OUT and not self._reader.has_spoken() and self._answers_tls(probe):
+                raise _Problem(Cause.PLAIN_TO_TLS_PORT) from None
+            raise
+
+    def _answers_tls(self, seconds: float) -> bool:
+        sock, self.sock = self.sock, None
+        assert sock is not None
+        try:
+            context = tls_context(ca_certificate=None, verify=False)
+            start_tls(sock, context, host=self.settings.host, seconds=seconds).close()
+        except OSError:
+            return False
+        return True
+
+    def _say_hello(self) -> None:
+        code, text = self.ehlo()
+        if 500 <= code < 600:  # RFC 5321 3.2: older servers know HELO only
+            code, text = self.helo()
+        if code != 250:
+            raise _Problem(Cause.REPLY, _reply(code, text))
+
+    def _tls_context(self) -> ssl.SSLContext:
+        return tls_context(ca_certificate=self.settings.ca_certificate, verify=self.settings.verify_certificate)
+
+    def _secure(self) -> None:
+        assert self.sock is not None
+        sock, self.sock = self.sock, None  # start_tls owns it until the handshake is done
+        self.sock = start_tls(sock, self._tls_context(), host=self.settings.host, seconds=self.settings.timeout)
+        self._reader = ReplyReader(self.sock)
+
+    def _log_in(self, user: str, password: str) -> None:
+        if not (self.is_encrypted or self.settings.cleartext_login or _is_loopback(self.sock)):
+            raise _Problem(Cause.CLEARTEXT_LOGIN)
+        if not self.has_extn("auth"):
+            raise _Problem(Cause.AUTH_NOT_OFFERED)
+        offered = self.esmtp_features["auth"].upper().split()
+        preferred = _MECHANISMS if self.is_encrypted else reversed(_MECHANISMS)
+        self.mechanism = next((mechanism for mechanism in preferred if mechanism in offered), None)
+        if self.mechanism is None:
+            raise _Problem(Cause.AUTH_MECHANISM, detail=f"it offers {' '.join(offered)}")
+        reply = self._exchange(self.mechanism, _MECHANISMS[self.mechanism](user, password))
+        if reply.code != 235:
+            raise _Problem(Cause.REPLY, reply, detail=f"User {user!r}")
+
+    def _exchange(self, mechanism: str, answers: list[Callable[[bytes], str]]) -> Reply:
+        """Run one SASL exchange (RFC 4954); the first answer of PLAIN goes along with the command."""
+        if mechanism == "PLAIN":
+            code, text = self.docmd("AUTH", f"PLAIN {_b64(answers.pop()(b''))}")
+        else:
+            code, text = self.docmd("AUTH", mechanism)
+        for answer in answers:
+            if code != 334:
+                break
+            try:
+                challenge = b64decode(text)
+            except ValueError:
+                challenge = b""  # LOGIN's prompts are for humans, and some servers send them as they are
+            code, text = self.docmd(_b64(answer(challenge)))
+        password = (self.settings.password or "").encode()
+        return _reply(code, text.replace(password, b"***") if password else text)
+
+    @contextmanager
+    def _stage(self, stage: Stage) -> Iterator[None]:
+        """Name what went wrong in here."""
+        try:
+            yield
+        except DeliveryError:
+            raise  # an inner stage has named it
+        except _Problem as problem:
+            raise self._error(stage, problem.cause, problem.detail, problem.reply) from None
+        except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors
+            cause, detail = _cause_of(error, stage)
+            raise self._error(stage, cause, detail, getattr(error, "reply", None)) from error
+
+    def _error(self, stage: Stage, cause: Cause, detail: str, reply: Reply | None = None) -> DeliveryError:
+        return delivery_error(stage=stage, cause=cause, where=self.settings.where, detail=detail, reply=reply)
+
+
+class _Problem(smtplib.SMTPException):
+    """What the server's answer means, on its way to the stage that names it."""
+
+    def __init__(self, cause: Cause, reply: Reply | None = None, *, detail: str = "") -> None:
+        super().__init__(str(reply or cause))
+        self.cause = cause
+        self.reply = reply
+        self.detail = detail
+
+
+def connect(settings: SmtpSettings) -> SmtpSession:
+    """Connect to the settings' server, start TLS and log in, up to ``connect_attempts`` times with growing pauses.
+
+    :raises DeliveryError: a permanent error at once; otherwise the first transient one, which is nearest to the cause.
+    """
+    import tenacity  # comes with Airflow; needed here only
+
+    session = SmtpSession(settings)
+    first: list[TransientDeliveryError] = []
+
+    def attempt() -> None:
+        try:
+            session.open()
+        except TransientDeliveryError as error:
+            first.append(error)
+            raise
+
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(settings.connect_attempts),
+        wait=tenacity.wait_exponential(multiplier=0.25, max=10) + tenacity.wait_random(0, 0.25),
+        retry=tenacity.retry_if_exception_type(TransientDeliveryError),
+        reraise=True,
+    )
+    try:
+        retrying(attempt)
+    except TransientDeliveryError:
+        first[0].add_note(f"tried {len(first)} times; this is the first failure")
+        raise first[0] from first[0].__cause__
+    return session
+
+
+def _plain(user: str, password: str) -> list[Callable[[bytes], str]]:
+    return [lambda _: f"\0{user}\0{password}"]  # RFC 4616
+
+
+def _login(user: str, password: str) -> list[Callable[[bytes], str]]:
+    return [lambda _: user, lambda _: password]
+
+
+def _cram_md5(user: str, password: str) -> list[Callable[[bytes], str]]:
+    return [lambda challenge: f"{user} {hmac.new(password.encode(), challenge, 'md5').hexdigest()}"]  # RFC 2195
+
+
+# In the order of preference over TLS: PLAIN needs the fewest round trips. In clear it is the other way round.
+_MECHANISMS: dict[str, Callable[[str, str], list[Callable[[bytes], str]]]] = {
+    "PLAIN": _plain,
+    "LOGIN": _login,
+    "CRAM-MD5": _cram_md5,
+}
+
+_MISMATCHES = ("PROTOCOL", "CIPHER", "ALERT_HANDSHAKE_FAILURE", "PROTOCOL_VERSION")
+
+
+def _cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
+    """Tell what an exception of socket, ssl or smtplib means at a stage."""
+    text = str(error)
+    match error:
+        case Broken():
+            return Cause.REPLY if error.reply else error.cause, error.text
+        case ssl.SSLCertVerificationError():
+            return Cause.CERTIFICATE, error.verify_message or text
+        case ssl.SSLError():
+            return _cause_of_tls_error(error), text
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            return Cause.NAME_SERVER_DOWN, text
+        case socket.gaierror() | UnicodeError():
+            return Cause.NAME_NOT_FOUND, text
+        case TimeoutError():
+            return Cause.TIMED_OUT, text
+        case ConnectionRefusedError():
+            return Cause.REFUSED, text
+        case _ if stage is Stage.TLS:
+            return Cause.TLS_FAILED, text
+        case _:
+            return Cause.UNREACHABLE, text
+
+
+def _cause_of_tls_error(error: ssl.SSLError) -> Cause:
+    reason = "" if isinstance(error, ssl.SSLEOFError) else error.reason or ""
+    if any(each in reason for each in ("WRONG_VERSION", "RECORD_LAYER")):
+        return Cause.TLS_TO_PLAIN_PORT
+    return Cause.TLS_MISMATCH if any(each in reason for each in _MISMATCHES) else Cause.TLS_FAILED
+
+
+def _reply(code: int, text: bytes) -> Reply:
+    words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return Reply(code, shown[:_MAX_REPLY_TEXT])
+
+
+def _b64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _own_literal(sock: socket.socket) -> str:
+    address = sock.getsockname()[0].partition("%")[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _is_loopback(sock: socket.socket | None) -> bool:
+    return sock is not None and ipaddress.ip_address(sock.getpeername()[0].partition("%")[0]).is_loopback

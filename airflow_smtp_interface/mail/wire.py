@@ -1,0 +1,162 @@
+"""Octets to and from the server: replies within a deadline, dot-stuffed content."""
+
+from __future__ import annotations
+
+import re
+import select
+import smtplib
+import ssl
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from airflow_smtp_interface.mail.errors import Cause
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Iterator
+
+    from airflow_smtp_interface.mail.delivery import Reply
+
+_MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 allows 512; some servers say more
+_MAX_LINES = 1000
+_REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+
+
+class Broken(smtplib.SMTPServerDisconnected):
+    """The connection can no longer be used.
+
+    :param cause: what happened to it.
+    :param text: the socket's words, or what the server sent.
+    :param reply: what the server said before it hung up.
+    """
+
+    def __init__(self, cause: Cause, text: str, reply: Reply | None = None) -> None:
+        super().__init__(f"{cause}: {text}")
+        self.cause = cause
+        self.text = text
+        self.reply = reply
+
+
+class ReplyReader:
+    """Reads replies from a connected socket; what comes behind one is kept for the next."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unread = bytearray()
+
+    def reply(self, seconds: float) -> tuple[int, bytes]:
+        """Read one reply of any number of lines (RFC 5321 section 4.2.1).
+
+        :param seconds: until its last byte must be here; a dripping server cannot stretch it.
+        :return: the code and the text, its lines joined by LF as smtplib does.
+        :raises Broken: if the time is over, the connection ends, or it is no reply.
+        """
+        deadline = monotonic() + seconds
+        code = b""
+        texts: list[bytes] = []
+        while len(texts) < _MAX_LINES:
+            line = self._line(deadline, seconds)
+            match = _REPLY_LINE.fullmatch(line)
+            if not match or match[1] != (code or match[1]):
+                raise Broken(Cause.ODD_REPLY, _shown(line))
+            code = match[1]
+            texts.append((match[3] or b"").strip())
+            if match[2] != b"-":
+                return int(code), b"\n".join(texts)
+        raise Broken(Cause.ODD_REPLY, f"a reply of more than {_MAX_LINES} lines")
+
+    @property
+    def unread(self) -> bytes:
+        """What has come and was not asked for yet."""
+        return bytes(self._unread)
+
+    def has_spoken(self) -> bool:
+        """Whether the server has said something unasked, or has hung up. Never waits."""
+        if not self._unread:
+            try:
+                self._receive(0)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return False
+            except (OSError, EOFError):
+                return True
+        return True
+
+    def _line(self, deadline: float, seconds: float) -> bytes:
+        searched = 0
+        while (end := self._unread.find(b"\n", searched)) < 0:
+            searched = len(self._unread)
+            if searched > _MAX_LINE:
+                raise Broken(Cause.ODD_REPLY, f"a line of more than {_MAX_LINE} octets: {_shown(self._unread[:100])}")
+            left = deadline - monotonic()
+            try:
+                if left <= 0:
+                    raise TimeoutError
+                self._receive(left)
+            except TimeoutError:
+                raise Broken(Cause.TIMED_OUT, f"no whole reply within {seconds:g} s") from None
+            except EOFError:
+                said = f" after {_shown(self._unread)}" if self._unread else ""
+                raise Broken(Cause.LOST, f"the server closed the connection{said}") from None
+            except OSError as error:
+                raise Broken(Cause.LOST, str(error)) from error
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return line.removesuffix(b"\r")
+
+    def _receive(self, seconds: float) -> None:
+        self._sock.settimeout(seconds)
+        octets = self._sock.recv(65536)
+        if not octets:
+            raise EOFError
+        self._unread += octets
+
+
+def dot_stuffed(content: Iterable[bytes]) -> Iterator[bytes]:
+    """Double the dot at the start of a line (RFC 5321 section 4.5.2), wherever the chunks are cut.
+
+    :param content: header and body in any pieces, lines ended by CRLF.
+    :return: the same in other pieces, its last line ended by CRLF; the final dot is not among them.
+    """
+    at_start, last = True, b""
+    for chunk in content:
+        if not chunk:
+            continue
+        if at_start and chunk.startswith(b"."):
+            yield b"."
+        yield chunk.replace(b"\n.", b"\n..") if b"\n." in chunk else chunk
+        at_start, last = chunk.endswith(b"\n"), chunk[-1:]
+    if last != b"\n":
+        yield b"\r\n"
+
+
+def start_tls(sock: socket.socket, context: ssl.SSLContext, *, host: str, seconds: float) -> ssl.SSLSocket:
+    """Do the TLS handshake on a connected socket.
+
+    :param seconds: until it must be finished; a dripping server cannot stretch it.
+    :raises OSError: if it fails; the socket is closed then.
+    """
+    deadline = monotonic() + seconds
+    secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    secure.settimeout(0)
+    try:
+        while True:
+            try:
+                secure.do_handshake()
+                return secure
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wants:
+                _wait(secure, select.POLLIN if isinstance(wants, ssl.SSLWantReadError) else select.POLLOUT, deadline)
+    except BaseException:
+        secure.close()
+        raise
+
+
+def _wait(sock: socket.socket, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(sock, event)
+    left = deadline - monotonic()
+    if left <= 0 or not poll.poll(left * 1000):
+        raise TimeoutError("the TLS handshake was not finished in time")
+
+
+def _shown(octets: bytes | bytearray) -> str:
+    return repr(bytes(octets[:200]))[1:]
