@@ -38,7 +38,10 @@ class Content:
     """
 
     def __init__(self, email: Email) -> None:
-        self._parts = _joined([headers.block(_fields(email)), *_body(email)])
+        parts: _Part = [headers.block(_fields(email)), *_body(email)]
+        if isinstance(parts[-1], bytes) and not parts[-1].endswith(b"\r\n"):
+            parts.append(b"\r\n")  # the final dot needs a line of its own
+        self._parts = _joined(parts)
 
     @property
     def size(self) -> int:

@@ -312,7 +312,8 @@ def connect(settings: SmtpSettings) -> SmtpSession:
     try:
         retrying(attempt)
     except TransientDeliveryError:
-        first[0].add_note(f"tried {len(first)} times; this is the first failure")
+        if len(first) > 1:
+            first[0].add_note(f"tried {len(first)} times; this is the first failure")
         raise first[0] from first[0].__cause__
     return session
 

@@ -210,7 +210,13 @@ class EmailActorOperator(BaseOperator):
         """Return an environment that renders text: a native one makes the body ``1`` a number and escapes nothing."""
         dag = self.get_dag()
         environment = dag.get_template_env(force_sandboxed=True) if dag else self.get_template_env()
-        return environment.overlay(autoescape=field == "body" and self.autoescape and self._is_html())
+        value = getattr(self, field)
+        return environment.overlay(
+            autoescape=field == "body" and self.autoescape and self._is_html(),
+            # Jinja drops the last line break and turns CRLF into LF, which would change the bytes of a file.
+            keep_trailing_newline=field in ("body", "text", "attachment"),
+            newline_sequence="\r\n" if isinstance(value, str) and "\r\n" in value else "\n",
+        )
 
     def _is_html(self) -> bool:
         try:

@@ -32,6 +32,7 @@ def octets(**fields: object) -> bytes:
     assert b"".join(content) == written, "content can be read twice"
     assert not re.search(rb"\r(?!\n)|(?<!\r)\n", written), "CRLF only"
     assert max(map(len, written.split(b"\r\n"))) <= 998
+    assert written.endswith(b"\r\n"), "the final dot gets a line of its own"
     return written
 
 

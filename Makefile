@@ -1,0 +1,68 @@
+# Every target makes the environment that it needs. PYTHON and VENV choose another one.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+UV := uv==0.13.9
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-postfix test-wheel test-without-airflow lint format bench constraints clean
+
+demo: $(READY)
+	$(BIN)/python demo.py
+
+# All tests that need no root.
+test: $(READY)
+	$(BIN)/pytest -q -n 2 -m "not postfix" --cov=airflow_smtp_interface.mail --cov-branch --cov-fail-under=100 $(ARGS)
+
+# Needs root and Debian's packages postfix, libsasl2-modules and sasl2-bin.
+test-postfix: $(READY)
+	$(BIN)/pytest -q -m postfix $(ARGS)
+
+# The wheel's tests run in a folder of their own, so that nothing of the checkout can be imported by accident.
+WHEEL_TESTS = rm -rf build && mkdir -p build && cp -r tests example_dags pyproject.toml README.md build/
+INSTALL = $(BIN)/uv venv -q --clear --python $(BIN)/python build/venv && $(BIN)/uv pip install -q --python build/venv -c $(CONSTRAINTS)
+
+test-wheel: $(READY)
+	$(WHEEL_TESTS) && $(BIN)/uv build -q --wheel -o build/dist
+	$(INSTALL) "$$(ls build/dist/*.whl)[inbox]" --group test
+	cd build && venv/bin/python -c 'import airflow_smtp_interface as a; assert "site-packages" in a.__file__, a.__file__'
+	cd build && venv/bin/pytest -q -n 2 -m "not postfix" $(ARGS)
+
+test-without-airflow: $(READY)
+	$(WHEEL_TESTS) && $(BIN)/uv build -q --wheel -o build/dist
+	$(INSTALL) --no-deps build/dist/*.whl
+	$(BIN)/uv pip install -q --python build/venv -c $(CONSTRAINTS) tenacity idna markdownify --group test
+	cd build && ! venv/bin/python -c 'import airflow'
+	cd build && venv/bin/pytest -q -n 2 tests/mail $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks.large_attachment
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install -q --python $(BIN)/python -c $(CONSTRAINTS) -e .[inbox] --group test --group lint
+	touch $@
+
+# Exact versions for today's Airflow and for the older ones that are supported.
+constraints:
+	$(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml --extra inbox \
+	    --group test --group lint -o constraints.txt
+	echo 'apache-airflow==3.2.2' | $(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade \
+	    --exclude-newer 2026-07-01 pyproject.toml - --extra inbox --group test --group lint -o constraints-airflow-3.2.txt
+	echo 'apache-airflow==3.1.8' | $(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade \
+	    --exclude-newer 2026-03-25 pyproject.toml - --extra inbox --group test --group lint -o constraints-airflow-3.1.txt
+
+clean:
+	rm -rf .venv* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
