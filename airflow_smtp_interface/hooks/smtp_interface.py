@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_smtp_interface.mail.addresses import AddressInput
     from airflow_smtp_interface.mail.attachment import AttachmentsInput, StoredFile
     from airflow_smtp_interface.mail.delivery import Delivery
+    from airflow_smtp_interface.mail.message import Envelope
     from airflow_smtp_interface.mail.transaction import BeforeEnd
 
 _TEST_SECONDS = 10.0  # somebody is waiting in front of the button
@@ -125,11 +126,22 @@ class SmtpInterfaceHook(BaseHook):
         :raises InvalidSettings: if the connection cannot be used, or is switched off.
         :raises DeliveryError: if not everybody was accepted; its ``delivery`` tells who was.
         """
+        self.settings.check_active()
+        email = self.addressed(email)
+        return self.deliver(email, email.envelope, before_end=before_end)
+
+    def deliver(self, email: Email, envelope: Envelope, *, before_end: BeforeEnd | None = None) -> Delivery:
+        """Send one mail, once, to those whom an envelope names: all of its recipients, or those who are left.
+
+        :param email: as :meth:`addressed` returns it.
+        :param envelope: who the server is told the mail is for.
+        :return: everybody in the envelope was accepted.
+        :raises MailError: as :meth:`send` does.
+        """
         settings = self.settings
         settings.check_active()
-        email = self._addressed(email)
-        envelope, content = email.envelope, Content(email)
         settings.check_allowed(envelope.recipients)
+        content = Content(email)
         delivery = deliver(
             self.get_conn(),
             envelope,
@@ -152,6 +164,23 @@ class SmtpInterfaceHook(BaseHook):
         if error := incomplete_error(delivery, where=settings.where):
             raise error
         return delivery
+
+    def addressed(self, email: Email) -> Email:
+        """Fill in From and To from the connection; in staging, put the mailbox there in the place of everybody.
+
+        :raises InvalidEmail: if neither the mail nor the connection names a sender or a recipient.
+        """
+        settings = self.settings
+        email = email.with_defaults(sender=settings.sender, to=settings.recipients)
+        if not settings.redirect_to:
+            return email
+        self.log.warning(
+            "Connection %r redirects all mail: %d recipients are replaced, %d of them Bcc",
+            self.smtp_interface_conn_id,
+            len(email.envelope.recipients),
+            len(email.bcc),
+        )
+        return email.redirected(settings.redirect_to)
 
     def send_email(
         self,
@@ -206,20 +235,6 @@ class SmtpInterfaceHook(BaseHook):
         except MailError as error:
             return False, str(error)
         return True, f"{settings.host}:{settings.port} answers, {tls}{login}."
-
-    def _addressed(self, email: Email) -> Email:
-        """Fill in From and To; in staging, put the mailbox there in the place of everybody else."""
-        settings = self.settings
-        email = email.with_defaults(sender=settings.sender, to=settings.recipients)
-        if not settings.redirect_to:
-            return email
-        self.log.warning(
-            "Connection %r redirects all mail: %d recipients are replaced, %d of them Bcc",
-            self.smtp_interface_conn_id,
-            len(email.envelope.recipients),
-            len(email.bcc),
-        )
-        return email.redirected(settings.redirect_to)
 
 
 def open_url(url: str) -> StoredFile:

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jinja2.nativetypes
-from airflow.sdk import BaseOperator
-
 from airflow_smtp_interface.hooks.smtp_interface import SmtpInterfaceHook, open_url
 from airflow_smtp_interface.mail.attachment import Attachment, parse_attachments
+from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Stage
 from airflow_smtp_interface.mail.errors import (
     DeliveryError,
     InterfaceInactive,
     InvalidEmail,
     MailError,
+    OutcomeUnknown,
     TransientDeliveryError,
+    incomplete_error,
 )
 from airflow_smtp_interface.mail.message import Email
-from airflow_smtp_interface.mail.values import parse_bool
 from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
-from airflow_smtp_interface.operators.templates import render_attachments
+from airflow_smtp_interface.operators.ledger import Ledger
+from airflow_smtp_interface.operators.templates import RenderedTexts
+from airflow_smtp_interface.operators.waiting import DELAYS, Waiting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_smtp_interface.mail.addresses import AddressInput
     from airflow_smtp_interface.mail.attachment import AttachmentsInput
-    from airflow_smtp_interface.mail.delivery import Delivery
-
-_TEXTS = frozenset({"subject", "body", "text", "attachment", "attachment_name", "headers"})
-"""Fields that are text whatever they look like, also where the Dag renders native objects."""
 
 
-class EmailActorOperator(BaseOperator):
+class EmailActorOperator(RenderedTexts):
     """Send one mail through an SMTP interface.
 
     A mail that the server refuses for good, or that cannot be sent as it is written, fails the task without retry.
@@ -61,8 +59,12 @@ class EmailActorOperator(BaseOperator):
     :param autoescape: whether values that Jinja puts into an HTML body are escaped unless marked ``| safe``.
     :param on_refused: ``warn`` ends green, with a warning and the refusals in the XCom, if some recipients were
         refused for good and all others accepted.
+    :param on_unknown: ``resend`` lets a retry send the mail again, under the same Message-ID, if the answer to the
+        final dot was lost; some recipients may get it twice then.
     :param on_inactive: ``skip`` skips the task if the connection is switched off.
-    :return: as XCom, :meth:`.Delivery.as_dict` and the subject.
+    :param deferrable: whether to wait in the triggerer and go on with those left, where trying again later can help.
+    :param max_wait: for how long then, from the first attempt to the last.
+    :return: as XCom, :meth:`.Delivery.as_dict`, ``this_try`` (who was accepted in this try) and the subject.
     """
 
     template_fields: Collection[str] = (
@@ -84,6 +86,7 @@ class EmailActorOperator(BaseOperator):
     template_ext = (".html.j2", ".txt.j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "html", "headers": "json"}
     ui_color = "#e6faf9"
+    delays: ClassVar[Sequence[timedelta]] = DELAYS
 
     def __init__(
         self,
@@ -104,7 +107,10 @@ class EmailActorOperator(BaseOperator):
         smtp_interface_conn_id: str = SmtpInterfaceHook.default_conn_name,
         autoescape: bool = True,
         on_refused: Literal["fail", "warn"] = "fail",
+        on_unknown: Literal["fail", "resend"] = "fail",
         on_inactive: Literal["fail", "skip"] = "fail",
+        deferrable: bool = False,
+        max_wait: timedelta = timedelta(hours=4),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -124,34 +130,127 @@ class EmailActorOperator(BaseOperator):
         self.smtp_interface_conn_id = smtp_interface_conn_id
         self.autoescape = autoescape
         self.on_refused = _choice("on_refused", on_refused, "fail", "warn")
+        self.on_unknown = _choice("on_unknown", on_unknown, "fail", "resend")
         self.on_inactive = _choice("on_inactive", on_inactive, "fail", "skip")
+        self.deferrable = deferrable
+        self.max_wait = max_wait
 
     def execute(self, context: Context) -> dict[str, object]:
-        """Compose the mail from the rendered fields and send it, once.
+        """Compose the mail from the rendered fields and send it, once, to those who do not have it yet.
 
         :raises AirflowFailException: from an error that trying again cannot mend.
         :raises AirflowSkipException: if the connection is switched off and ``on_inactive`` says so.
-        :raises TransientDeliveryError: if trying again can help and nobody has the mail yet.
+        :raises TransientDeliveryError: if trying again can help.
+        :raises OutcomeUnknown: if the answer was lost and ``on_unknown`` says that the mail is to be sent again.
+        :raises TaskDeferred: if trying again can help and the task is ``deferrable``.
         """
+        return self._attempt(context, Waiting())
+
+    def resume(self, context: Context, event: object = None, **waiting: Any) -> dict[str, object]:
+        """Go on after a wait, as :meth:`execute` does; Airflow has rendered the templates anew."""
+        if not waiting:
+            raise AirflowFailException(
+                "Airflow has not kept what this deferred task knew of its earlier attempts (dag.test() loses it), so "
+                "nothing more is sent: some might get the mail twice. Run the Dag under a scheduler and a triggerer."
+            )
+        return self._attempt(context, Waiting.from_kwargs(**waiting))
+
+    def _attempt(self, context: Context, waiting: Waiting) -> dict[str, object]:
         try:
             with SmtpInterfaceHook(self.smtp_interface_conn_id) as hook:
                 hook.settings.check_active()
-                delivery = self._send(hook, context)
-        except InterfaceInactive as error:
-            if self.on_inactive == "skip":
-                raise AirflowSkipException(str(error)) from error
-            raise AirflowFailException(str(error)) from error
-        except TransientDeliveryError as error:
-            if error.delivery and error.delivery.accepted:
-                # Airflow would try again for everybody, and those who have the mail would get it twice.
-                raise AirflowFailException(f"{error} Not retried, because some recipients have it already.") from error
+                return self._send(hook, context, waiting)
+        except TransientDeliveryError:
             raise
+        except InterfaceInactive as error:
+            kind = AirflowSkipException if self.on_inactive == "skip" else AirflowFailException
+            raise kind(str(error)) from error
         except MailError as error:
+            if isinstance(error, OutcomeUnknown) and self.on_unknown == "resend":
+                raise
             raise AirflowFailException(str(error)) from error
-        return {**delivery.as_dict(), "subject": self.subject}
 
-    def _send(self, hook: SmtpInterfaceHook, context: Context) -> Delivery:
-        email = Email.compose(
+    def _send(self, hook: SmtpInterfaceHook, context: Context, waiting: Waiting) -> dict[str, object]:
+        email = hook.addressed(self._compose())
+        assert email.sender is not None  # addressed has seen to it
+        message_id = waiting.message_id or _message_id(context, email.sender.domain)
+        ledger = Ledger.open(context, message_id=message_id, accepted=waiting.accepted)
+        email = replace(email, message_id=ledger.message_id)
+        envelope = email.envelope
+        left = ledger.left(envelope.recipients)
+        if not left:
+            self.log.warning("Nothing is left to send: everybody has mail %s from an earlier try.", ledger.message_id)
+            sent = Delivery(message_id=ledger.message_id, sender=envelope.sender)
+            return {**self._result(sent, ledger), "already_sent": True}
+        if ledger.in_flight:
+            self._decide_on_doubt(ledger, hook, envelope.sender)
+        try:
+            delivery = hook.deliver(email, replace(envelope, recipients=left), before_end=partial(ledger.begin, left))
+            ledger.record(delivery)
+        except DeliveryError as error:
+            delivery = self._after_failure(error, ledger, waiting)
+        return self._result(delivery, ledger)
+
+    def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
+        """Look at what an earlier try left open: it was ended after the final dot, before its answer was recorded."""
+        why = Failure(
+            stage=Stage.ACCEPTANCE, text="an earlier try ended before the answer was recorded", cause=Cause.LOST
+        )
+        doubt = Delivery(
+            message_id=ledger.message_id,
+            sender=sender,
+            accepted=tuple(ledger.accepted),
+            unknown=dict.fromkeys(ledger.in_flight, why),
+        )
+        error = incomplete_error(doubt, where=hook.settings.where)
+        if self.on_unknown == "fail" and error:
+            raise error
+        self.log.warning("%s It is sent again (on_unknown).", error)
+
+    def _after_failure(self, error: DeliveryError, ledger: Ledger, waiting: Waiting) -> Delivery:
+        """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""
+        delivery = error.delivery
+        if delivery:
+            ledger.record(delivery)
+            only_refused = not (delivery.deferred or delivery.unknown)
+            if self.on_refused == "warn" and only_refused and ledger.accepted:
+                ledger.finish(delivery)
+                self.log.warning("%s Ended green all the same (on_refused).", error)
+                return delivery
+        if isinstance(error, TransientDeliveryError):
+            if self.deferrable:
+                self._defer(error, ledger, waiting)
+            if ledger.accepted and ledger.store is None:
+                # Airflow would try again for everybody, and those who have the mail would get it twice.
+                raise AirflowFailException(
+                    f"{error} Not retried, because some recipients have it already, and this Airflow keeps no record "
+                    "of them over retries (3.3 does); deferrable=True goes on with the rest."
+                ) from error
+        raise error
+
+    def _defer(self, error: TransientDeliveryError, ledger: Ledger, waiting: Waiting) -> None:
+        """Hand the slot back and wait in the triggerer, unless the time is over."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        further = waiting.next(
+            message_id=ledger.message_id, accepted=ledger.accepted, delays=self.delays, max_wait=self.max_wait
+        )
+        if further is None:
+            self.log.error("Given up after %d attempts, max_wait is over.", waiting.attempt + 1)
+            return
+        waiting, delay = further
+        self.log.warning("%s Attempt %d follows in %s.", error, waiting.attempt + 1, delay)
+        self.defer(trigger=TimeDeltaTrigger(delay), method_name="resume", kwargs=waiting.as_kwargs())
+
+    def _result(self, delivery: Delivery, ledger: Ledger) -> dict[str, object]:
+        """Return everybody accepted in this generation, and in this try."""
+        result = delivery.as_dict()
+        refused = ledger.refused or result["refused"]
+        accepted = {"accepted": list(ledger.accepted), "this_try": list(delivery.accepted), "refused": refused}
+        return {**result, **accepted, "subject": self.subject}
+
+    def _compose(self) -> Email:
+        return Email.compose(
             subject=self.subject,
             body=self.body,
             recipients=self.recipients,
@@ -164,18 +263,6 @@ class EmailActorOperator(BaseOperator):
             attachments=(*self._actor_attachment(), *parse_attachments(self.attachments, open_url=open_url)),
             headers=self.headers,
         )
-        email = email.with_defaults(sender=hook.settings.sender, to=hook.settings.recipients)
-        assert email.sender is not None  # with_defaults has seen to it
-        try:
-            return hook.send(replace(email, message_id=_message_id(context, email.sender.domain)))
-        except DeliveryError as error:
-            delivery = error.delivery
-            if self.on_refused == "fail" or not delivery or not delivery.accepted:
-                raise
-            if delivery.deferred or delivery.unknown:
-                raise
-            self.log.warning("%s Ended green all the same (on_refused).", error)
-            return delivery
 
     def _actor_attachment(self) -> Iterable[Attachment]:
         """Make the attachment of the actor's two inputs, content and name."""
@@ -188,47 +275,6 @@ class EmailActorOperator(BaseOperator):
             yield Attachment.from_bytes(self.attachment, name=self.attachment_name)
         else:
             yield Attachment.from_text(self.attachment, name=self.attachment_name)
-
-    def _do_render_template_fields(
-        self,
-        parent: Any,
-        template_fields: Iterable[str],
-        context: Context,
-        jinja_env: jinja2.Environment,
-        seen_oids: set[int],
-    ) -> None:
-        """Render each field with the environment that fits it. Airflow calls this for mapped tasks too."""
-        for field in template_fields:
-            environment = jinja_env if parent is not self or field not in _TEXTS else self._text_environment(field)
-            if parent is self and field == "attachments":
-                render = partial(self.render_template, context=context, jinja_env=environment, seen_oids=seen_oids)
-                self.attachments = render_attachments(self.attachments, render)
-            else:
-                super()._do_render_template_fields(parent, (field,), context, environment, seen_oids)
-
-    def _text_environment(self, field: str) -> jinja2.Environment:
-        """Return an environment that renders text: a native one makes the body ``1`` a number and escapes nothing."""
-        dag = self.get_dag()
-        environment = dag.get_template_env(force_sandboxed=True) if dag else self.get_template_env()
-        value = getattr(self, field)
-        return environment.overlay(
-            autoescape=field == "body" and self.autoescape and self._is_html(),
-            # Jinja drops the last line break and turns CRLF into LF, which would change the bytes of a file.
-            keep_trailing_newline=field in ("body", "text", "attachment"),
-            newline_sequence="\r\n" if isinstance(value, str) and "\r\n" in value else "\n",
-        )
-
-    def _is_html(self) -> bool:
-        try:
-            return parse_bool(self.is_html)
-        except ValueError as error:
-            raise AirflowFailException(f"is_html: {error}") from error
-
-    def _render(self, template: jinja2.Template, context: Context, dag: Any = None) -> Any:
-        """Let the environment of the template decide what it renders to, not the Dag."""
-        if isinstance(template.environment, jinja2.nativetypes.NativeEnvironment):
-            return super()._render(template, context, dag)
-        return template.render(context)
 
 
 def _choice(field: str, value: str, *choices: str) -> str:

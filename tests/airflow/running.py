@@ -3,22 +3,74 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from airflow.sdk import DAG
 
+try:
+    from airflow.sdk.exceptions import TaskDeferred
+except ImportError:  # Airflow 3.1
+    from airflow.exceptions import TaskDeferred
+
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 
 
 def run_task(operator: EmailActorOperator, *, map_index: int = -1, max_tries: int = 0, **context: Any) -> dict:
     """Render one task's templates and execute it, as a worker does."""
-    ti = SimpleNamespace(dag_id="dag", run_id="run", task_id=operator.task_id, map_index=map_index, max_tries=max_tries)
-    full = {"ti": ti, "params": {}, **context}
+    full = _context(operator, map_index=map_index, max_tries=max_tries, **context)
     operator.render_template_fields(full)
     return operator.execute(full)
+
+
+def run_through_waits(make: Callable[[], EmailActorOperator], **context: Any) -> tuple[dict, list[dict[str, Any]]]:
+    """Run a deferrable task to its end as workers and the triggerer do: a fresh operator each time, JSON in between.
+
+    ``dag.test()`` cannot show it: it drops the arguments of the deferral.
+
+    :return: the result, and what went on over each wait.
+    """
+    went_on: list[dict[str, Any]] = []
+    operator = make()
+    run = partial(run_task, operator, **context)
+    while True:
+        try:
+            return run(), went_on
+        except TaskDeferred as deferred:
+            assert type(deferred.trigger).__name__ == "TimeDeltaTrigger"  # noqa: PT017 the loop goes on
+            went_on.append(json.loads(json.dumps(deferred.kwargs)))
+            operator = make()
+            full = _context(operator, **context)
+            operator.render_template_fields(full)
+            kwargs = {**went_on[-1], "event": "the moment"}
+            run = partial(operator.resume_execution, deferred.method_name, kwargs, full)
+
+
+def _context(operator: EmailActorOperator, *, map_index: int = -1, max_tries: int = 0, **more: Any) -> dict[str, Any]:
+    ti = SimpleNamespace(dag_id="dag", run_id="run", task_id=operator.task_id, map_index=map_index, max_tries=max_tries)
+    return {"ti": ti, "params": {}, **more}
+
+
+class Store:
+    """A task state store that keeps JSON, as Airflow's does, for one task instance."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.writes: list[Any] = []
+
+    def get(self, key: str) -> Any:
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
+        assert retention == timedelta.max, "a retry may come after any number of days"
+        self.values[key] = json.dumps(value)
+        self.writes.append(json.loads(self.values[key]))
 
 
 def mail_task(*, native: bool = False, folder: Path | None = None, **fields: Any) -> EmailActorOperator:
