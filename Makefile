@@ -5,19 +5,28 @@ CONSTRAINTS ?= constraints.txt
 UV := uv==0.13.9
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PLAIN := not postfix and not scheduler and not pythons
 
-.PHONY: demo test test-postfix test-wheel test-without-airflow lint format bench constraints clean
+.PHONY: demo test test-postfix test-scheduler test-pythons test-wheel test-without-airflow lint format bench constraints clean
 
 demo: $(READY)
 	$(BIN)/python demo.py
 
 # All tests that need no root.
 test: $(READY)
-	$(BIN)/pytest -q -n 2 -m "not postfix" --cov=airflow_smtp_interface.mail --cov-branch --cov-fail-under=100 $(ARGS)
+	$(BIN)/pytest -q -n 2 -m "$(PLAIN)" --cov=airflow_smtp_interface.mail --cov-branch --cov-fail-under=100 $(ARGS)
 
 # Needs root and Debian's packages postfix, libsasl2-modules and sasl2-bin.
 test-postfix: $(READY)
 	$(BIN)/pytest -q -m postfix $(ARGS)
+
+# A whole Airflow: api-server, scheduler, Dag processor, triggerer; tasks are killed under it.
+test-scheduler: $(READY)
+	$(BIN)/pytest -q -m scheduler $(ARGS)
+
+# The hostile inputs on each CPython of the machine.
+test-pythons: $(READY)
+	$(BIN)/pytest -q -m pythons -rP $(ARGS)
 
 # The wheel's tests run in a folder of their own, so that nothing of the checkout can be imported by accident.
 WHEEL_TESTS = rm -rf build && mkdir -p build && cp -r tests example_dags pyproject.toml README.md build/
@@ -27,7 +36,7 @@ test-wheel: $(READY)
 	$(WHEEL_TESTS) && $(BIN)/uv build -q --wheel -o build/dist
 	$(INSTALL) "$$(ls build/dist/*.whl)[inbox]" --group test
 	cd build && venv/bin/python -c 'import airflow_smtp_interface as a; assert "site-packages" in a.__file__, a.__file__'
-	cd build && venv/bin/pytest -q -n 2 -m "not postfix" $(ARGS)
+	cd build && venv/bin/pytest -q -n 2 -m "$(PLAIN)" $(ARGS)
 
 test-without-airflow: $(READY)
 	$(WHEEL_TESTS) && $(BIN)/uv build -q --wheel -o build/dist

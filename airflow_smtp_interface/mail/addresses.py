@@ -118,7 +118,7 @@ def _address(text: str) -> Address:
     text = text.strip(" ")
     tokens = _TOKEN.findall(text)
     if tokens and len(tokens[-1]) > 1 and tokens[-1].startswith("<"):
-        name, spec = _display_name("".join(tokens[:-1]).strip()), tokens[-1][1:-1]
+        name, spec = _display_name("".join(tokens[:-1]).strip(" ")), tokens[-1][1:-1]
     else:
         name, spec = "", text
     local, domain = _mailbox(spec)
@@ -189,14 +189,14 @@ def _label(label: str) -> str:
     try:
         return idna.alabel(lowered).decode("ascii")
     except idna.IDNAError as error:
-        raise ValueError(f"has no valid international domain ({error})") from None
+        raise ValueError(f"has no valid international domain ({error}); check its spelling") from None
 
 
 def _literal(domain: str) -> str:
     text = domain[1:-1] if domain.endswith("]") else ""
     try:
         if text.lower().startswith("ipv6:"):
-            ipaddress.IPv6Address(text[5:])
+            ipaddress.IPv6Address(text[5:].replace("%", "no scope"))
         else:
             ipaddress.IPv4Address(text)
     except ValueError:

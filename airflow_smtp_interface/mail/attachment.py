@@ -16,8 +16,10 @@ from typing import BinaryIO, Protocol, TypeGuard, runtime_checkable
 from airflow_smtp_interface.mail.errors import InvalidEmail
 from airflow_smtp_interface.mail.values import encodable, one_line, rendered_collection
 
-_CONTENT_ID = re.compile(r"[!-;=?A-~]+")
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+(?:; *[a-z0-9\-]+=[A-Za-z0-9_.\-]+)*")
+_CONTENT_ID = re.compile(r"[!-;=?A-~]{1,200}")
+_CONTENT_TYPE = re.compile(
+    r"(?=.{1,200}$)[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+(?:; *[a-z0-9\-]+=[A-Za-z0-9_.\-]+)*"
+)
 
 
 @runtime_checkable
@@ -65,7 +67,9 @@ class Attachment:
         if not one_line(self.name, field="attachments: the name").strip():
             raise InvalidEmail("attachments: an attachment has an empty name; give it one such as report.csv")
         object.__setattr__(self, "content_type", self.content_type or _guess_type(self.name))
-        if not _CONTENT_TYPE.fullmatch(self.content_type) or self.content_type.lower().startswith("multipart/"):
+        # RFC 2046 5.2.1: base64 is not allowed for message/* and multipart/*.
+        composite = self.content_type.lower().startswith(("multipart/", "message/"))
+        if composite or not _CONTENT_TYPE.fullmatch(self.content_type):
             raise InvalidEmail(
                 f"attachments: {self.name!r} has the content type {self.content_type!r}; write one such as text/csv"
             )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 _PORTS = {Security.AUTO: 587, Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
-_UNSENDABLE_SECRET = re.compile(r"[\0\r\n]")
+_UNSENDABLE_SECRET = re.compile(r"[\0\r\n\ud800-\udfff]")
+_SCOPE = re.compile(r"%[A-Za-z0-9_.\-]+$")
 
 
 def read_connection(connection: ConnectionLike) -> SmtpSettings:
@@ -103,7 +104,10 @@ class _Reader:
             self._problems.append("User: is empty, but Password is set; fill in User, or clear Password")
         for label, secret in (("User", user), ("Password", password)):
             if secret and _UNSENDABLE_SECRET.search(secret):
-                self._problems.append(f"{label}: holds a line break or NUL; a secret read from a file may end with one")
+                self._problems.append(
+                    f"{label}: holds a line break, NUL or lone surrogate; remove it. A secret read from a file may end "
+                    "with a line break"
+                )
         return user, password
 
 
@@ -112,7 +116,7 @@ def _parse_host(host: str) -> str:
         raise ValueError(f"{host!r} is a URL; write the mail server's name alone")
     bare = host.removeprefix("[").removesuffix("]")
     if bare.count(":") > 1:
-        ascii_domain(f"[IPv6:{bare}]")
+        ascii_domain(f"[IPv6:{_SCOPE.sub('', bare)}]")
         return bare
     if ":" in host:
         raise ValueError(f"{host!r} holds a port; write it into Port")
@@ -129,11 +133,12 @@ def _parse_text(value: object) -> str:
 
 
 def _parse_certificate(value: object) -> str:
+    text = _parse_text(value)
     try:
-        tls_context(ca_certificate=_parse_text(value), verify=True)
-    except ssl.SSLError:
+        tls_context(ca_certificate=text, verify=True)
+    except (ssl.SSLError, TypeError):  # TypeError: not even ASCII
         raise ValueError("holds no PEM certificate; paste it with its BEGIN and END lines") from None
-    return str(value)
+    return text
 
 
 def _parse_ehlo_name(value: object) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Attachment", "Email", "Envelope"]
 
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
-_MESSAGE_ID = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>")
+_MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}>")
 
 # RFC 5322 3.6: these say how the mail travels and is built; each has its parameter or is the mailer's own.
 _STRUCTURAL = {
@@ -127,7 +127,7 @@ class Email:
         html = _parse_is_html(is_html)
         if text is not None and not html:
             raise InvalidEmail("text: is the alternative of an HTML body, but is_html is false; leave one of them out")
-        if message_id is not None and not _MESSAGE_ID.fullmatch(message_id):
+        if message_id is not None and not _MESSAGE_ID.fullmatch(str(message_id)):
             raise InvalidEmail(f"message_id: {message_id!r} is not one; write <unique@domain> in ASCII")
         return cls(
             subject=one_line(subject, field="subject"),
@@ -195,7 +195,7 @@ def _parse_is_html(is_html: object) -> bool:
 
 def _parse_optional(addresses: AddressInput, *, field: str) -> tuple[Address, ...]:
     """Unlike To, these have no default that an empty template could fall back to by accident."""
-    if isinstance(addresses, str) and addresses.strip() in ("", "[]", "()"):
+    if isinstance(addresses, str) and addresses.strip(" \t\r\n") in ("", "[]", "()"):
         return ()
     if addresses is None or (isinstance(addresses, (list, tuple, set, frozenset)) and not addresses):
         return ()

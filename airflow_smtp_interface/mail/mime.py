@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import os
 import re
+import warnings
 from email.utils import format_datetime
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -186,10 +187,18 @@ def _base64_lines(octets: bytes) -> Iterator[bytes]:
 
 def _text_of_html(html: str) -> str:
     """Make the plain-text alternative of an HTML body, with its links and tables."""
+    import bs4
     import markdownify  # BeautifulSoup and its parsers: needed by HTML mails without a text of their own only
 
     class Converter(markdownify.MarkdownConverter):
         def convert_head(self, *_: object, **__: object) -> str:
             return ""
 
-    return str(Converter(escape_asterisks=False, escape_underscores=False, heading_style="ATX").convert(html)).strip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BeautifulSoup wonders about bodies that look like a URL or XML
+        soup = bs4.BeautifulSoup(html, "html.parser")
+        try:
+            converter = Converter(escape_asterisks=False, escape_underscores=False, heading_style="ATX")
+            return str(converter.convert_soup(soup)).strip()
+        except (RecursionError, ValueError):  # markdownify walks tags by recursion, and trusts their attributes
+            return soup.get_text(" ", strip=True)

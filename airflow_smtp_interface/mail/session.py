@@ -352,7 +352,7 @@ def _cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
             return _cause_of_tls_error(error), text
         case socket.gaierror(errno=socket.EAI_AGAIN):
             return Cause.NAME_SERVER_DOWN, text
-        case socket.gaierror() | UnicodeError():
+        case socket.gaierror() | UnicodeError():  # UnicodeError: a label of more than 63 octets
             return Cause.NAME_NOT_FOUND, text
         case TimeoutError():
             return Cause.TIMED_OUT, text

@@ -65,7 +65,7 @@ def rendered_collection(text: str) -> object | None:
 
     :raises ValueError: if the text begins like a collection but cannot be read as one.
     """
-    text = text.strip()
+    text = text.strip(" \t\r\n")
     if text[:1] + text[-1:] not in ("[]", "()", "{}"):
         return None
     try:

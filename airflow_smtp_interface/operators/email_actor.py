@@ -22,6 +22,7 @@ from airflow_smtp_interface.mail.errors import (
     incomplete_error,
 )
 from airflow_smtp_interface.mail.message import Email
+from airflow_smtp_interface.mail.values import one_line
 from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
 from airflow_smtp_interface.operators.ledger import Ledger
 from airflow_smtp_interface.operators.templates import RenderedTexts
@@ -271,10 +272,11 @@ class EmailActorOperator(RenderedTexts):
         if self.attachment is None or not self.attachment_name:
             missing = "attachment" if self.attachment is None else "attachment_name"
             raise InvalidEmail(f"{missing}: is missing; attachment (content) and attachment_name go together")
+        name = one_line(self.attachment_name, field="attachment_name")
         if isinstance(self.attachment, bytes):
-            yield Attachment.from_bytes(self.attachment, name=self.attachment_name)
+            yield Attachment.from_bytes(self.attachment, name=name)
         else:
-            yield Attachment.from_text(self.attachment, name=self.attachment_name)
+            yield Attachment.from_text(self.attachment, name=name)
 
 
 def _choice(field: str, value: str, *choices: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _TEXTS = frozenset({"subject", "body", "text", "attachment", "attachment_name", "headers"})
 """Fields that are text whatever they look like, also where the Dag renders native objects."""
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
 class RenderedTexts(BaseOperator):
@@ -31,6 +33,16 @@ class RenderedTexts(BaseOperator):
     is_html: bool | str
     autoescape: bool
     attachments: AttachmentsInput
+
+    def resolve_template_files(self) -> None:
+        """Read template files, as Airflow does when it parses the Dag."""
+        endings = tuple(self.template_ext)
+        values = {field: getattr(self, field, None) for field in ("subject", "attachment_name")}
+        super().resolve_template_files()
+        for field, value in values.items():
+            if isinstance(value, str) and value.endswith(endings):
+                # A file ends with a line break, which has no place in a header.
+                setattr(self, field, getattr(self, field).removesuffix("\n"))
 
     def _do_render_template_fields(
         self,
@@ -41,25 +53,51 @@ class RenderedTexts(BaseOperator):
         seen_oids: set[int],
     ) -> None:
         """Render each field with the environment that fits it."""
+        if parent is not self:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+            return
         for field in template_fields:
-            environment = jinja_env if parent is not self or field not in _TEXTS else self._text_environment(field)
-            if parent is self and field == "attachments":
-                render = partial(self.render_template, context=context, jinja_env=environment, seen_oids=seen_oids)
-                self.attachments = _render_attachments(self.attachments, render)
-            else:
-                super()._do_render_template_fields(parent, (field,), context, environment, seen_oids)
+            value = getattr(self, field)
+            text_environment = self._text_environment(field, value)
+            if field == "attachments":
+                render = partial(self.render_template, context=context, seen_oids=seen_oids)
+                self.attachments = _render_attachments(value, render, whole=jinja_env, parts=text_environment)
+            elif field not in _TEXTS:
+                super()._do_render_template_fields(self, (field,), context, jinja_env, seen_oids)
+            elif not (isinstance(value, str) and self._is_verbatim(value, text_environment)):
+                super()._do_render_template_fields(self, (field,), context, text_environment, seen_oids)
 
-    def _text_environment(self, field: str) -> jinja2.Environment:
+    def _text_environment(self, field: str, value: object) -> jinja2.Environment:
         """Return an environment that renders text: a native one makes the body ``1`` a number and escapes nothing."""
         dag = self.get_dag()
         environment = dag.get_template_env(force_sandboxed=True) if dag else self.get_template_env()
-        value = getattr(self, field)
+        is_file = isinstance(value, str) and value.endswith(tuple(self.template_ext))
         return environment.overlay(
             autoescape=field == "body" and self.autoescape and self._is_html(),
-            # Jinja drops the last line break and turns CRLF into LF, which would change the bytes of a file.
-            keep_trailing_newline=field in ("body", "text", "attachment"),
-            newline_sequence="\r\n" if isinstance(value, str) and "\r\n" in value else "\n",
+            # Jinja would drop the last line break without a word.
+            keep_trailing_newline=field in ("body", "text", "attachment") or not is_file,
+            newline_sequence=self._line_break(field, value, environment),
         )
+
+    def _is_verbatim(self, value: str, environment: jinja2.Environment) -> bool:
+        """Whether there is nothing to render, so that not even a line break may change."""
+        marks = (environment.variable_start_string, environment.block_start_string, environment.comment_start_string)
+        prefixes = environment.line_statement_prefix or environment.line_comment_prefix
+        return not (prefixes or value.endswith(tuple(self.template_ext)) or any(mark in value for mark in marks))
+
+    def _line_break(self, field: str, value: object, environment: jinja2.Environment) -> Any:
+        """Find the line break of a template: Jinja makes all of them alike."""
+        if field not in ("body", "text", "attachment") or not isinstance(value, str):
+            return "\n"
+        breaks = set(_LINE_BREAK.findall(value))
+        if field != "attachment" and "\r" not in breaks:
+            return "\n"  # LF and CRLF are the same in a text: it is sent with CRLF
+        if len(breaks) > 1 and not self._is_verbatim(value, environment):
+            raise AirflowFailException(
+                f"{field}: the template mixes line breaks ({', '.join(sorted(map(repr, breaks)))}), which Jinja would "
+                "make alike; use one of them, or pass the text as an upstream result"
+            )
+        return breaks.pop() if breaks else "\n"
 
     def _is_html(self) -> bool:
         try:
@@ -74,16 +112,23 @@ class RenderedTexts(BaseOperator):
         return template.render(context)
 
 
-def _render_attachments(attachments: Any, render: Callable[[Any], Any]) -> Any:
-    """Render paths and, other than Airflow does, the keys of a mapping: they are the names shown."""
+def _render_attachments(
+    attachments: Any, render: Callable[..., Any], *, whole: jinja2.Environment, parts: jinja2.Environment
+) -> Any:
+    """Render paths and, other than Airflow does, the keys of a mapping: they are the names shown.
+
+    :param render: Airflow's rendering of one value.
+    :param whole: the environment for one template that gives all attachments.
+    :param parts: the environment for a path or a name, which is text.
+    """
+
+    def path(source: Any) -> Any:
+        # Airflow 3.1 would take Path.resolve for the resolving of an XCom.
+        is_path = isinstance(source, os.PathLike) and not hasattr(source, "protocol")
+        return source if is_path or isinstance(source, (bytes, Attachment)) else render(source, jinja_env=parts)
+
     if isinstance(attachments, Mapping):
-        return {render(name): _render_one(source, render) for name, source in attachments.items()}
+        return {render(name, jinja_env=parts): path(source) for name, source in attachments.items()}
     if isinstance(attachments, (list, tuple)):
-        return [_render_one(source, render) for source in attachments]
-    return _render_one(attachments, render)
-
-
-def _render_one(source: Any, render: Callable[[Any], Any]) -> Any:
-    # Airflow 3.1 would take Path.resolve for the resolving of an XCom.
-    is_path = isinstance(source, os.PathLike) and not hasattr(source, "protocol")
-    return source if is_path or isinstance(source, (bytes, Attachment)) else render(source)
+        return [path(source) for source in attachments]
+    return render(attachments, jinja_env=whole) if isinstance(attachments, str) else path(attachments)

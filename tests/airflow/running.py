@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import airflow
 from airflow.sdk import DAG
 
 try:
@@ -20,6 +21,9 @@ except ImportError:  # Airflow 3.1
     from airflow.exceptions import TaskDeferred
 
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
+
+HAS_STORE = tuple(map(int, airflow.__version__.split(".")[:2])) >= (3, 3)
+"""Whether Airflow has a task state store and retry policies."""
 
 
 def run_task(operator: EmailActorOperator, *, map_index: int = -1, max_tries: int = 0, **context: Any) -> dict:

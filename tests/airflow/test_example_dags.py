@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from airflow_smtp_interface.inbox import Inbox, ReceivedMail
 from tests.airflow.conftest import EXAMPLES
-from tests.airflow.running import load_dag, run_dag
+from tests.airflow.running import HAS_STORE, load_dag, run_dag
+from tests.peers.fault_server import Fault, FaultServer
 
 
 def run(name: str, inbox: Inbox) -> list[ReceivedMail]:
@@ -48,3 +53,28 @@ def test_example_mapped_mails(inbox: Inbox) -> None:
     alice, bob = sorted(run("example_mapped_mails", inbox), key=lambda mail: mail.recipients)
     assert (alice.recipients, bob.recipients) == (("alice@example.com",), ("bob@example.com",))
     assert b"Dear Bob &amp; Sons" in bob.content
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "copies"),
+    [
+        (Fault(stage="rcpt", action="450 4.7.1 greylisted", times=1), "the server asked for another try", 1),
+        (Fault(stage="body", action="drop", commit=True, times=1), "the answer was lost", 2),
+    ],
+)
+def test_example_retry_policy(
+    faulty: Callable[..., FaultServer], capsys: pytest.CaptureFixture[str], fault: Fault, reason: str, copies: int
+) -> None:
+    path = EXAMPLES / "example_retry_policy.py"
+    if not HAS_STORE:
+        with pytest.raises(ImportError, match="ExceptionRetryPolicy"):  # it is for Airflow 3.3, as its docstring says
+            load_dag(path)
+        return
+    server = faulty(fault)
+    dag = load_dag(path)
+    policy = dag.task_dict["send"].retry_policy
+    policy.rules = [replace(rule, retry_delay=timedelta()) for rule in policy.rules]  # nobody waits ten minutes here
+    (instance,) = run_dag(dag).get_task_instances()
+    assert (str(instance.state), instance.try_number) == ("success", 2)
+    assert len(server.committed) == copies
+    assert reason in capsys.readouterr().out

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import airflow
 import pytest
 from airflow.sdk import DAG
 
@@ -16,12 +15,11 @@ from airflow_smtp_interface.mail.errors import OutcomeUnknown, TransientDelivery
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 from airflow_smtp_interface.operators.exceptions import AirflowFailException
 from airflow_smtp_interface.operators.waiting import DELAYS, Waiting
-from tests.airflow.running import Store, mail_task, run_dag, run_task, run_through_waits
+from tests.airflow.running import HAS_STORE, Store, mail_task, run_dag, run_task, run_through_waits
 from tests.peers.fault_server import Fault, FaultServer
 
 Faulty = Callable[..., FaultServer]
 THREE = "a@x.org, b@x.org, c@x.org"
-HAS_STORE = tuple(map(int, airflow.__version__.split(".")[:2])) >= (3, 3)
 LATER = "450 4.7.1 later"
 NEVER = "550 5.1.1 no such user"
 

@@ -1,31 +1,67 @@
 """A mail server that misbehaves as planned: at a stage of the conversation it takes an action, once or always.
 
-By hand: ``python tests/peers/fault_server.py rcpt=450 body=drop!`` prints its port (``!`` commits the mail first).
+By hand, ``python tests/peers/fault_server.py "rcpt:b@x.org=450 4.7.1 later" connect=drop*1 body=drop!`` prints its port
+(``!`` commits the mail first, ``*1`` is once), and what it recorded when it is interrupted; ``--help`` shows the rest.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import hmac
+import re
 import socket
 import ssl
 import struct
-import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain, cycle
+
+import trustme
 
 STAGES = (
-    *("connect", "ehlo", "starttls", "handshake", "prompt", "auth"),
+    *("connect", "ehlo", "helo", "starttls", "handshake", "prompt", "auth"),
     *("mail", "rcpt", "data", "content", "midway", "body", "rset", "noop", "quit"),
 )
 """Where a fault may strike. ``content`` is before the first octet of the mail is read, ``midway`` within it, ``body``
 after its final dot."""
 
 DRIP_SECONDS = 0.1
+SLOW_SECONDS = 0.3
+LATE_SECONDS = 1.0
 MIDWAY_OCTETS = 100_000
+
+_HANG, _DROP, _RESET = 600.0, "drop", "reset"
+
+# What is done instead of saying the good reply, octets with CRLF: octets to send, seconds to wait, how to hang up.
+ACTIONS: dict[str, Callable[[bytes], Iterable[bytes | float | str]]] = {
+    "drop": lambda good: [_DROP],
+    "reset": lambda good: [_RESET],
+    "hang": lambda good: [_HANG],
+    "drip": lambda good: chain([good[:4].replace(b" ", b"-")], cycle([DRIP_SECONDS, b"x"])),
+    "half": lambda good: [good[: len(good) // 2], _DROP],
+    "garbage": lambda good: [b"\x00\xff\xfe garbage \x1b[31m\r\n"],
+    "no-code": lambda good: [b"OK, go on\r\n"],
+    "mixed-codes": lambda good: [good[:3] + b"-one\r\n599 two\r\n"],
+    "long-line": lambda good: [good[:3] + b" " + b"x" * 200_000 + b"\r\n"],
+    "endless-lines": lambda good: [(good[:3] + b"-more\r\n") * 2000],
+    "inject": lambda good: [good + b"250 injected\r\n"],
+    "then-drop": lambda good: [good, _DROP],
+    "then-reset": lambda good: [good, _RESET],
+    "40-lines": lambda good: [b"".join(good[:3] + b"-line %d\r\n" % number for number in range(39)), good],
+    "slow": lambda good: [SLOW_SECONDS / 2, good[:6], SLOW_SECONDS / 2, good[6:]],
+    "late": lambda good: [LATE_SECONDS, good],
+    "pieces": lambda good: chain.from_iterable((good[at : at + 7], 0.01) for at in range(0, len(good), 7)),
+    "bare-lf": lambda good: [good.replace(b"\r\n", b"\n")],
+}
+BENIGN = frozenset({"40-lines", "slow", "late", "pieces", "bare-lf", "inject", "then-drop", "then-reset"})
+"""The actions whose good reply is complete, so that the command has succeeded."""
 
 
 @dataclass(kw_only=True)
@@ -33,8 +69,7 @@ class Fault:
     """What happens instead of the good reply.
 
     :param stage: one of ``STAGES``.
-    :param action: a whole reply such as ``450 4.7.1 later``, or drop, reset, hang, drip, garbage, no-code, long-line,
-        40-lines, endless-lines, slow, pieces, bare-lf, silent-garbage.
+    :param action: one of ``ACTIONS`` or a whole reply such as ``450 4.7.1 later``.
     :param times: how often, None for always.
     :param address: only for this recipient.
     :param commit: keep the mail first (stage ``body``).
@@ -47,6 +82,58 @@ class Fault:
     address: str | None = None
     commit: bool = False
     skip: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES or not (self.action in ACTIONS or self.action[:3].isdigit()):
+            raise ValueError(f"no such fault: {self.stage}={self.action}")
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read ``stage[:address][+skip]=action[!][*times]``; ``!`` commits the mail first."""
+        match = re.fullmatch(r"(\w+)(?::([^=+]+))?(?:\+(\d+))?=(.+?)(!)?(?:\*(\d+))?", text)
+        if not match:
+            raise ValueError(f"no fault: {text}")
+        stage, address, skip, action, commit, times = match.groups()
+        return cls(
+            stage=stage,
+            action=action,
+            times=int(times) if times else None,
+            address=address,
+            commit=bool(commit),
+            skip=int(skip or 0),
+        )
+
+
+class Authority:
+    """A certificate authority of the tests' own, whose certificates may have a flaw."""
+
+    def __init__(self) -> None:
+        self._authority = trustme.CA()
+
+    @property
+    def pem(self) -> str:
+        """What a client has to trust."""
+        return self._authority.cert_pem.bytes().decode()
+
+    def context(self, flaw: str = "") -> ssl.SSLContext:
+        """Return a server's context.
+
+        :param flaw: wrong-host, expired, self-signed, unknown-authority, old-tls or nothing.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority = trustme.CA() if flaw in ("self-signed", "unknown-authority") else self._authority
+        if flaw == "self-signed":
+            with authority.cert_pem.tempfile() as certificate, authority.private_key_pem.tempfile() as key:
+                context.load_cert_chain(certificate, key)
+            return context
+        if flaw == "old-tls":
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            with warnings.catch_warnings(action="ignore"):
+                context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        names = ["other.example"] if flaw == "wrong-host" else ["localhost", "127.0.0.1"]
+        ends = datetime(2001, 1, 1, tzinfo=UTC) if flaw == "expired" else None
+        authority.issue_cert(*names, not_after=ends).configure_cert(context)
+        return context
 
 
 @dataclass(kw_only=True)
@@ -80,9 +167,11 @@ class FaultServer:
     :param plan: the faults; without any it is a good server.
     :param tls: a server-side context; with it STARTTLS is offered.
     :param implicit_tls: TLS from the first byte.
-    :param extensions: EHLO keywords.
+    :param extensions: EHLO keywords; the limit of SIZE is enforced.
+    :param stripped: EHLO keywords left out, as by somebody on the way.
     :param auth: mechanisms offered; empty for none.
     :param auth_before_tls: offered in clear too.
+    :param auth_under_tls: offered over TLS.
     :param users: logins that are accepted.
     :param max_recipients: further ones get 452.
     """
@@ -91,8 +180,10 @@ class FaultServer:
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
     extensions: tuple[str, ...] = ("PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+    stripped: tuple[str, ...] = ()
     auth: tuple[str, ...] = ()
     auth_before_tls: bool = False
+    auth_under_tls: bool = True
     users: dict[str, str] = field(default_factory=lambda: {"user": "secret"})
     max_recipients: int = 1000
 
@@ -110,21 +201,37 @@ class FaultServer:
         self.port = self._listener.getsockname()[1]
         self._ended = threading.Event()
         self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake a waiting accept()
         self._listener.close()
-        for sock in self._open:
-            with contextlib.suppress(OSError):
-                sock.close()
+        self.close_connections()  # each thread closes its own socket: an fd closed elsewhere is soon another cell's
+        self._join()
+
+    @property
+    def copies(self) -> Counter[str]:
+        """How many mails were committed for each recipient."""
+        return Counter(recipient for mail in self.committed for recipient in mail.recipients)
+
+    def settle(self) -> None:
+        """Wait until everything that the clients sent before they hung up has been read; end whatever hangs."""
+        self._ended.set()
+        self._join()
 
     def close_connections(self) -> None:
         """Hang up on every client, as a server does with idle ones."""
         for sock in self._open:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # TCP's, not TLS's
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(1)
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -134,7 +241,8 @@ class FaultServer:
                 return
             self.connections += 1
             self._open.append(sock)
-            threading.Thread(target=_Conversation(self, sock).run, daemon=True).start()
+            self._threads.append(threading.Thread(target=_Conversation(self, sock).run, daemon=True))
+            self._threads[-1].start()
 
     def take(self, stage: str, address: str | None = None) -> Fault | None:
         """Return the fault that is due, and count it."""
@@ -154,6 +262,11 @@ class FaultServer:
         if self._ended.wait(seconds):
             raise _HangUp
 
+    def takes(self, octets: int) -> bool:
+        """Whether SIZE (RFC 1870) allows as much."""
+        limit = next((words.partition(" ")[2] for words in self.extensions if words.startswith("SIZE ")), "")
+        return not limit.isdigit() or int(limit) == 0 or octets <= int(limit)
+
 
 class _Conversation:
     def __init__(self, server: FaultServer, sock: socket.socket) -> None:
@@ -165,7 +278,7 @@ class _Conversation:
         self.recipients: list[str] = []
 
     def run(self) -> None:
-        with contextlib.suppress(_HangUp, OSError):
+        with contextlib.suppress(_HangUp, OSError, ValueError):  # ValueError: what no client should say
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.server.implicit_tls:
                 self.start_tls()
@@ -184,45 +297,55 @@ class _Conversation:
         else:
             self.say(f"502 5.5.1 {verb} not implemented")
 
+    @property
+    def offers_auth(self) -> bool:
+        server = self.server
+        return bool(server.auth) and (server.auth_under_tls if self.secure else server.auth_before_tls)
+
     def do_ehlo(self, argument: str) -> None:
-        lines = ["fault.test", *self.server.extensions]
+        words = [*self.server.extensions]
         if self.server.tls and not self.secure:
-            lines.append("STARTTLS")
-        if self.server.auth and (self.secure or self.server.auth_before_tls):
-            lines.append(f"AUTH {' '.join(self.server.auth)}")
+            words.append("STARTTLS")
+        if self.offers_auth:
+            words.append(f"AUTH {' '.join(self.server.auth)}")
+        lines = ["fault.test", *(each for each in words if each.split()[0] not in self.server.stripped)]
         marks = ["-"] * (len(lines) - 1) + [" "]
         self.reply("ehlo", "\r\n".join(f"250{mark}{text}" for mark, text in zip(marks, lines, strict=True)))
 
     def do_helo(self, argument: str) -> None:
-        self.say("250 fault.test")
+        self.reply("helo", "250 fault.test")
 
     def do_starttls(self, argument: str) -> None:
-        self.reply("starttls", "220 2.0.0 go ahead")
-        self.start_tls()
+        if self.server.tls is None:
+            self.say("502 5.5.1 no TLS here")
+        elif self.reply("starttls", "220 2.0.0 go ahead").startswith("220"):
+            self.start_tls()
 
     def do_auth(self, argument: str) -> None:
         mechanism, _, initial = argument.partition(" ")
         user = password = ""
         if mechanism == "PLAIN":
-            _, user, password = base64.b64decode(initial or self.ask("")).decode().split("\0")
+            _, user, password = (_decoded(initial) if initial else self.ask("")).split("\0")
         elif mechanism == "LOGIN":
-            user, password = self.ask("Username:"), self.ask("Password:")
+            user, password = _decoded(initial) if initial else self.ask("Username:"), self.ask("Password:")
         elif mechanism == "CRAM-MD5":
             user, _, digest = self.ask("<1@fault.test>").partition(" ")
             expected = self.server.users.get(user, "")
             if hmac.new(expected.encode(), b"<1@fault.test>", "md5").hexdigest() == digest:
                 password = expected
         self.server.auths.append(Auth(mechanism=mechanism, user=user, password=password, tls=self.secure))
-        good = password and self.server.users.get(user) == password
+        good = self.offers_auth and password and self.server.users.get(user) == password
         self.reply("auth", "235 2.7.0 welcome" if good else f"535 5.7.8 no such login {password}")
 
     def ask(self, prompt: str) -> str:
         self.reply("prompt", f"334 {base64.b64encode(prompt.encode()).decode()}")
-        return base64.b64decode(next(self.lines())).decode()
+        return _decoded(next(self.lines()))
 
     def do_mail(self, argument: str) -> None:
         self.sender, self.recipients = _path(argument), []
-        self.reply("mail", "250 2.1.0 sender ok")
+        size = re.search(r" SIZE=(\d+)", argument)
+        good = size is None or self.server.takes(int(size[1]))
+        self.reply("mail", "250 2.1.0 sender ok" if good else "552 5.3.4 too large")
 
     def do_rcpt(self, argument: str) -> None:
         recipient = _path(argument)
@@ -234,20 +357,34 @@ class _Conversation:
     def do_data(self, argument: str) -> None:
         if not self.reply("data", "354 go on" if self.recipients else "554 5.5.1 no recipients").startswith("354"):
             return
+        content, broken_off = self.read_content()
+        if broken_off:
+            return
+        good = "250 2.0.0 queued as 42" if self.recipients else "554 5.5.1 no valid recipients"
+        if not self.server.takes(len(content)):
+            good = "552 5.3.4 too large"
+        fault = self.server.take("body")
+        if good.startswith("250") and (fault is None or fault.commit or fault.action in BENIGN):
+            self.server.committed.append(
+                Committed(sender=self.sender, recipients=tuple(self.recipients), content=content, tls=self.secure)
+            )
+        self.act(fault.action, good) if fault else self.say(good)
+
+    def read_content(self) -> tuple[bytes, bool]:
+        """Read to the final dot; a fault before it is the last word on the mail, which is not kept then."""
         fault = self.server.take("content")
         if fault:
             self.act(fault.action)
-        content = bytearray()
-        while (line := self.read_line()) != b".\r\n":
-            content += line[1:] if line.startswith(b".") else line
-            if len(content) > MIDWAY_OCTETS and (fault := self.server.take("midway")):
+        content = bytearray(b"\n" + self.buffer)  # a line end before the first line, too
+        searched = 0
+        while (end := content.find(b"\n.\r\n", searched)) < 0:
+            searched = max(0, len(content) - 3)
+            content += self.receive()
+            if len(content) > MIDWAY_OCTETS and (midway := self.server.take("midway")):
+                fault = midway
                 self.act(fault.action)
-        mail = Committed(sender=self.sender, recipients=tuple(self.recipients), content=bytes(content), tls=self.secure)
-        fault = self.server.take("body")
-        if self.recipients and (fault is None or fault.commit or fault.action in _BENIGN):
-            self.server.committed.append(mail)
-        good = "250 2.0.0 queued as 42" if self.recipients else "554 5.5.1 no valid recipients"
-        self.act(fault.action, good) if fault else self.say(good)
+        self.buffer = content[end + 4 :]
+        return bytes(content[: end + 1]).replace(b"\n.", b"\n")[1:], fault is not None
 
     def do_noop(self, argument: str) -> None:
         self.reply("noop", "250 2.0.0 ok")
@@ -260,7 +397,7 @@ class _Conversation:
         raise _HangUp
 
     def reply(self, stage: str, good: str, *, address: str | None = None) -> str:
-        """Say the good reply or what the plan has instead; return what was said."""
+        """Say the good reply or what the plan has instead; return the reply that was meant."""
         fault = self.server.take(stage, address)
         if fault is None:
             self.say(good)
@@ -268,80 +405,45 @@ class _Conversation:
         return self.act(fault.action, good)
 
     def act(self, action: str, good: str = "250 ok") -> str:
-        name = action.replace("-", "_")
         if action[:3].isdigit():
             self.say(action)
             if action.startswith("421"):
                 raise _HangUp
             return action
-        getattr(self, f"act_{name}")(good)
+        self.perform(ACTIONS[action](f"{good}\r\n".encode()))
         return good
 
-    def act_drop(self, good: str) -> None:
-        raise _HangUp
-
-    def act_reset(self, good: str) -> None:
-        # SO_LINGER with 0 s makes close() send RST instead of FIN.
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        raise _HangUp
-
-    def act_hang(self, good: str) -> None:
-        self.server.pause(600)
-
-    def act_drip(self, good: str) -> None:
-        self.send(_TLS_RECORD if good == _TLS else good[:4].replace(" ", "-").encode())
-        while True:
-            self.server.pause(DRIP_SECONDS)
-            self.send(b"x")
-
-    def act_garbage(self, good: str) -> None:
-        self.send(b"\x00\xff\xfe garbage \x1b[31m\r\n")
-
-    def act_no_code(self, good: str) -> None:
-        self.say("OK, go on")
-
-    def act_long_line(self, good: str) -> None:
-        self.say(f"{good[:3]} {'x' * 200_000}")
-
-    def act_40_lines(self, good: str) -> None:
-        code = good[:3]
-        extra = "\r\n".join(f"{code}-line {number}" for number in range(39))
-        self.say(f"{extra}\r\n{good}")
-
-    def act_endless_lines(self, good: str) -> None:
-        self.send(f"{good[:3]}-more\r\n".encode() * 2000)
-
-    def act_slow(self, good: str) -> None:
-        self.server.pause(0.5)
-        self.say(good)
-
-    def act_pieces(self, good: str) -> None:
-        octets = f"{good}\r\n".encode()
-        for start in range(0, len(octets), 7):
-            self.send(octets[start : start + 7])
-            self.server.pause(0.01)
-
-    def act_bare_lf(self, good: str) -> None:
-        self.send(good.replace("\r\n", "\n").encode() + b"\n")
-
-    def act_inject(self, good: str) -> None:
-        self.send(f"{good}\r\n250 injected\r\n".encode())
+    def perform(self, steps: Iterable[bytes | float | str]) -> None:
+        for step in steps:
+            if isinstance(step, bytes):
+                self.sock.sendall(step)
+            elif isinstance(step, float):
+                self.server.pause(step)
+            else:
+                if step == _RESET:  # SO_LINGER with 0 s makes close() send RST instead of FIN
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raise _HangUp
 
     def say(self, text: str) -> None:
-        self.send(f"{text}\r\n".encode())
-
-    def send(self, octets: bytes) -> None:
-        self.sock.sendall(octets)
+        self.sock.sendall(f"{text}\r\n".encode())
 
     def start_tls(self) -> None:
         fault = self.server.take("handshake")
-        if fault:
+        if fault and fault.action in BENIGN:
+            self.server.pause(SLOW_SECONDS)
+        elif fault:
             self.sock.recv(65536)  # the ClientHello
-            self.act(fault.action, _TLS)
+            if fault.action in ACTIONS:
+                self.perform(ACTIONS[fault.action](_SERVER_HELLO))
+            else:
+                self.say(fault.action)
+            self.sock.recv(65536)
+            raise _HangUp
         assert self.server.tls is not None
         self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
         self.server._open.append(self.sock)
         self.secure = True
+        self.buffer.clear()
 
     def lines(self) -> Iterator[str]:
         while True:
@@ -349,38 +451,59 @@ class _Conversation:
 
     def read_line(self) -> bytes:
         while (end := self.buffer.find(b"\n")) < 0:
-            octets = self.sock.recv(65536)
-            if not octets:
-                raise _HangUp
-            if not self.secure:
-                self.server.clear += octets
-            self.buffer += octets
+            self.buffer += self.receive()
         line = bytes(self.buffer[: end + 1])
         del self.buffer[: end + 1]
         return line
 
+    def receive(self) -> bytes:
+        octets = self.sock.recv(65536)
+        if not octets:
+            raise _HangUp
+        if not self.secure:
+            self.server.clear += octets
+        return octets
 
-_TLS = "not TLS at all"
-_TLS_RECORD = b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb"  # the head of a long ServerHello
-_BENIGN = frozenset({"40-lines", "slow", "pieces", "bare-lf"})
+
+_SERVER_HELLO = b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb"  # the head of a long one
 
 
 def _path(argument: str) -> str:
     return argument[argument.index("<") + 1 : argument.rindex(">")]
 
 
-def main(arguments: list[str]) -> None:
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
+
+
+def main() -> None:
     """Run a server with the faults of the command line until it is interrupted."""
-    plan = []
-    for argument in arguments:
-        stage, _, action = argument.partition("=")
-        plan.append(Fault(stage=stage, action=action.removesuffix("!"), commit=action.endswith("!")))
-    with FaultServer(plan=plan) as server:
-        print(server.port, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fault", nargs="*", type=Fault.parse, help="stage[:address][+skip]=action[!][*times]")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tls", metavar="FLAW", nargs="?", const="", help="offer STARTTLS; the certificate's flaw")
+    parser.add_argument("--implicit-tls", action="store_true", help="TLS from the first byte")
+    parser.add_argument("--strip", metavar="KEYWORD", nargs="*", default=[], help="leave out of EHLO")
+    parser.add_argument("--auth", metavar="MECHANISM", nargs="*", default=[], help="user:secret can log in")
+    parser.add_argument("--max-recipients", type=int, default=1000)
+    options = parser.parse_args()
+    authority = Authority()
+    server = FaultServer(
+        plan=options.fault,
+        port=options.port,
+        tls=authority.context(options.tls or "") if options.tls is not None or options.implicit_tls else None,
+        implicit_tls=options.implicit_tls,
+        stripped=tuple(options.strip),
+        auth=tuple(options.auth),
+        auth_before_tls=options.tls is None,
+        max_recipients=options.max_recipients,
+    )
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(server.port, authority.pem if server.tls else "", sep="\n", flush=True)
+        while True:
+            time.sleep(1)
+    print(*server.auths, *server.committed, sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

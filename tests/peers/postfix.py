@@ -1,7 +1,7 @@
 """A real Postfix of the tests' own on loopback: its settings, queue, certificates and mail lie in one directory.
 
 It needs root (Postfix changes to its own user) and Debian's packages postfix, libsasl2-modules and sasl2-bin. The
-machine's own Postfix, its settings and its queue are not touched, and no mail leaves the machine.
+machine's own Postfix is not touched, and no mail leaves the machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from pathlib import Path
 
 import trustme
 
-DOMAIN = "example.test"
 MESSAGE_SIZE_LIMIT = 1024 * 1024
-_START_SECONDS = 20.0
-_STOP_SECONDS = 5.0
 _QUEUES = ("maildrop", "incoming", "active", "deferred")  # in the order in which a mail goes through them
 
-# master(5): service, type, private, unprivileged, chroot, wake-up, processes, program.
+# master(5): service, type, private, unprivileged, chroot, wake-up, processes, program. postlog comes last: once its
+# socket is there, the log would no longer tell that the master failed to bind a port.
 _SERVICES = """\
 pickup  unix       n - n - 1 pickup
 cleanup unix       n - n - 0 cleanup
@@ -40,21 +38,18 @@ tlsmgr  unix       - - n - 1 tlsmgr
 rewrite unix       - - n - - trivial-rewrite
 bounce  unix       - - n - 0 bounce
 defer   unix       - - n - 0 bounce
-trace   unix       - - n - 0 bounce
-proxymap unix      - - n - - proxymap
 error   unix       - - n - - error
 retry   unix       - - n - - error
 discard unix       - - n - - discard
 virtual unix       - n n - - virtual
 anvil   unix       - - n - 1 anvil
+{host}:{plain}    inet n - n - - smtpd -o smtpd_tls_security_level=none
+{host}:{starttls} inet n - n - - smtpd -o smtpd_tls_security_level=encrypt -o {login}
+{host}:{smtps}    inet n - n - - smtpd -o smtpd_tls_wrappermode=yes -o {login}
 postlog unix-dgram n - n - 1 postlogd
 """
-_ENCRYPTION = {
-    "plain": "smtpd_tls_security_level=none",
-    "starttls": "smtpd_tls_security_level=encrypt",
-    "smtps": "smtpd_tls_wrappermode=yes",
-}
-_LOGGED_IN_ONLY = "smtpd_client_restrictions=permit_sasl_authenticated,reject"
+_LOGIN = "smtpd_client_restrictions=permit_sasl_authenticated,reject"
+_SASL = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\nsasldb_path: {}\n"
 
 
 @dataclass(kw_only=True)
@@ -73,7 +68,7 @@ class Postfix:
 
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
-    user: str = f"user@{DOMAIN}"
+    user: str = "user@example.test"
     password: str = field(default="p@ss w0rd", repr=False)
     plain: int = 0
     starttls: int = 0
@@ -86,15 +81,12 @@ class Postfix:
             self._root = Path(tempfile.mkdtemp(prefix="postfix-", dir="/tmp"))
             stack.callback(shutil.rmtree, self._root)
             self._root.chmod(0o755)
-            for name in ("etc", "spool", "data", "inbox", "log"):
+            for name, owner in {"etc": 0, "spool": 0, "data": "postfix", "inbox": "nobody", "log": 0}.items():
                 (self._root / name).mkdir(mode=0o755)
-            shutil.chown(self._root / "data", "postfix")
-            shutil.chown(self._root / "inbox", "nobody")
+                shutil.chown(self._root / name, owner)
+            policy_port = stack.enter_context(_greylist(self.host))
             self.plain, self.starttls, self.smtps = _free_ports(self.host, 3)
-            self._make_certificate()
-            self._make_login()
-            policy = stack.enter_context(_recipient_policy(self.host))
-            self._write_settings(policy)
+            self._write_settings(policy_port)
             stack.enter_context(self._running())
             self._stack = stack.pop_all()
         return self
@@ -116,7 +108,7 @@ class Postfix:
         return [email.message_from_bytes(each, policy=email.policy.default) for each in self.contents()]
 
     def wait_for(self, count: int, seconds: float = 5.0) -> list[EmailMessage]:
-        """Wait until nothing is queued any more and this many mails, or more, have arrived.
+        """Return the mails as soon as nothing is queued and there are this many, or more.
 
         :raises TimeoutError: with the log, if that does not happen in time.
         """
@@ -124,16 +116,16 @@ class Postfix:
         return self.mails()
 
     def wait_until_idle(self, seconds: float = 5.0) -> None:
-        """Wait until every client has gone and nothing is queued any more: then no further mail can come.
+        """Wait until every client has gone and nothing is queued: no further mail can come then.
 
         :raises TimeoutError: with the log, if that does not happen in time.
         """
 
         def is_idle() -> bool:
-            log = self.log
-            return log.count("]: connect from ") == log.count("]: disconnect from ") and not self._is_queued()
+            connects, disconnects = (self.log.count(f"]: {event} from ") for event in ("connect", "disconnect"))
+            return connects == disconnects and not self._is_queued()
 
-        self._wait(is_idle, "nothing to do", seconds)
+        self._wait(is_idle, "idleness", seconds)
 
     def forget(self) -> None:
         """Remove the mails and empty the log."""
@@ -149,36 +141,26 @@ class Postfix:
         deadline = time.monotonic() + seconds
         while not is_so():
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"Postfix: not {what} within {seconds:g} s; {len(self.contents())} mails; {self.log}"
-                )
+                raise TimeoutError(f"Postfix: no {what} within {seconds:g} s:\n{self.log}")
             time.sleep(0.01)
 
-    def _make_certificate(self) -> None:
+    def _write_settings(self, policy_port: int) -> None:
+        etc = self._root / "etc"
+        ports = {"host": self.host, "plain": self.plain, "starttls": self.starttls, "smtps": self.smtps}
+        (etc / "master.cf").write_text(_SERVICES.format(**ports, login=_LOGIN))
+        main = {**_main(self._root, self.host, policy_port), **self.settings}
+        (etc / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in main.items()))
         authority = trustme.CA()
         self.ca_pem = authority.cert_pem.bytes().decode()
-        chain = authority.issue_cert("localhost", self.host, f"mail.{DOMAIN}").private_key_and_cert_chain_pem
-        chain.write_to_path(self._root / "etc" / "chain.pem")
-
-    def _make_login(self) -> None:
-        database = self._root / "etc" / "sasldb2"
-        lines = ("pwcheck_method: auxprop", "auxprop_plugin: sasldb", "mech_list: PLAIN LOGIN")
-        (self._root / "etc" / "smtpd.conf").write_text("\n".join([*lines, f"sasldb_path: {database}", ""]))
+        authority.issue_cert("localhost", self.host).private_key_and_cert_chain_pem.write_to_path(etc / "chain.pem")
+        # Debian's Postfix looks for it in sasl/ below its settings, whatever cyrus_sasl_config_path says.
+        database = etc / "sasl" / "sasldb2"
+        database.parent.mkdir(mode=0o755)
+        database.with_name("smtpd.conf").write_text(_SASL.format(database))
         name, _, realm = self.user.partition("@")
         command = ["saslpasswd2", "-p", "-c", "-f", database, "-u", realm, name]
         subprocess.run(command, input=self.password.encode(), check=True)
         shutil.chown(database, "root", "postfix")
-        database.chmod(0o640)
-
-    def _write_settings(self, policy: str) -> None:
-        main = {**_main(self._root, self.host, policy), **self.settings}
-        services = _SERVICES
-        for name, encryption in _ENCRYPTION.items():
-            login = "" if name == "plain" else f" -o {_LOGGED_IN_ONLY}"
-            services += f"{self.host}:{getattr(self, name)} inet n - n - - smtpd -o {encryption}{login}\n"
-        etc = self._root / "etc"
-        (etc / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in main.items()))
-        (etc / "master.cf").write_text(services)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -187,116 +169,85 @@ class Postfix:
         with (self._root / "log" / "start.log").open("ab") as output:
             process = subprocess.Popen(command, cwd="/", stdout=output, stderr=output)
 
-        def is_up() -> bool:
+        def greets() -> bool:
             if process.poll() is not None:
-                raise RuntimeError(f"Postfix does not start: {self.log}")
-            # The master listens on all ports before it starts anything; a greeting shows that its settings work.
-            return _greets(self.host, self.plain)
+                raise RuntimeError(f"Postfix does not start:\n{self.log}")
+            with suppress(OSError), socket.create_connection((self.host, self.plain), 1) as client:
+                return client.recv(4) == b"220 "
+            return False
 
         try:
-            self._wait(is_up, "greeting", _START_SECONDS)
+            self._wait(greets, "greeting", 20)  # on one port: the master listens on all before it starts anything
             yield
         finally:
-            self._stop(process)
-
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        pid_file = self._root / "spool" / "pid" / "master.pid"
-        if process.poll() is None:
-            master = int((pid_file.exists() and pid_file.read_text()) or process.pid)
-            os.kill(master, signal.SIGTERM)
-            try:
-                process.wait(_STOP_SECONDS)
-            finally:
+            if process.poll() is None:
+                pid_file = self._root / "spool" / "pid" / "master.pid"
+                master = int((pid_file.exists() and pid_file.read_text()) or process.pid)
+                os.kill(master, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
                 with suppress(ProcessLookupError):
-                    os.killpg(master, signal.SIGKILL)
+                    os.killpg(master, signal.SIGKILL)  # the master leads a group of all that it has started
+                process.wait(5)
 
 
-def _main(root: Path, host: str, policy: str) -> dict[str, str]:
+def _main(root: Path, host: str, policy_port: int) -> dict[str, str]:
     nobody = pwd.getpwnam("nobody")
+    refused = "{reject@example.test = 550 5.1.1 no such user}, {grey@example.test = 450 4.7.1 greylisted}"
     return {
         "compatibility_level": "3.6",
         "queue_directory": f"{root}/spool",
         "data_directory": f"{root}/data",
         "maillog_file": f"{root}/log/mail.log",
         "maillog_file_prefixes": str(root),
-        "myhostname": f"mail.{DOMAIN}",
-        "mydestination": "",
-        "mynetworks": f"{host}/32",
         "inet_interfaces": host,
-        "inet_protocols": "ipv4",
+        "myhostname": "mail.example.test",
+        "mydestination": "",
+        "local_recipient_maps": "",
         "alias_maps": "",
-        "alias_database": "",
         "smtpd_peername_lookup": "no",
-        "virtual_mailbox_domains": DOMAIN,
+        "virtual_mailbox_domains": "example.test",
         "virtual_mailbox_base": str(root),
         "virtual_mailbox_maps": "static:inbox/",
-        "virtual_minimum_uid": "1",
         "virtual_uid_maps": f"static:{nobody.pw_uid}",
         "virtual_gid_maps": f"static:{nobody.pw_gid}",
-        "virtual_mailbox_limit": "0",
         "default_transport": "discard:",
-        "relay_transport": "discard:",
         "message_size_limit": str(MESSAGE_SIZE_LIMIT),
-        "smtputf8_enable": "yes",
         "smtpd_relay_restrictions": "permit_sasl_authenticated, reject_unauth_destination",
-        "smtpd_recipient_restrictions": f"check_policy_service inet:{policy}",
+        "smtpd_recipient_restrictions": f"check_recipient_access inline:{{ {refused} }}, "
+        f"check_policy_service inet:{host}:{policy_port}",
         "smtpd_tls_chain_files": f"{root}/etc/chain.pem",
         "smtpd_sasl_auth_enable": "yes",
-        "cyrus_sasl_config_path": f"{root}/etc",
-        "smtpd_sasl_local_domain": DOMAIN,
-        # A test is one client that makes many mistakes in a short time.
+        "smtpd_sasl_local_domain": "example.test",
+        # Tests make many mistakes in a short time.
         "smtpd_error_sleep_time": "0",
-        "smtpd_soft_error_limit": "1000",
         "smtpd_hard_error_limit": "1000",
-        "smtpd_client_connection_count_limit": "0",
-        "in_flow_delay": "0",
     }
 
 
-class _RecipientPolicy(socketserver.StreamRequestHandler):
-    """Answers Postfix's questions about recipients (SMTPD_POLICY_README): ``name=value`` lines, then an empty one."""
-
-    def handle(self) -> None:
-        asked: dict[str, str] = {}
-        for line in self.rfile:
-            name, _, value = line.decode().strip().partition("=")
-            if name:
-                asked[name] = value
-            else:
-                self.wfile.write(f"action={self.action(asked['recipient'])}\n\n".encode())
-
-    def action(self, recipient: str) -> str:
-        if recipient == f"reject@{DOMAIN}":
-            return "550 5.1.1 no such user here"
-        if recipient == f"grey@{DOMAIN}":
-            return "450 4.7.1 greylisted, try again later"
-        seen: set[str] = self.server.seen
-        if recipient.startswith("greyonce") and recipient not in seen:
-            seen.add(recipient)
-            return "450 4.7.1 greylisted once"
-        return "DUNNO"
-
-
 @contextmanager
-def _recipient_policy(host: str) -> Iterator[str]:
-    """Run a policy server; its host and port are what Postfix has to know."""
-    with socketserver.ThreadingTCPServer((host, 0), _RecipientPolicy) as server:
-        server.seen = set()
+def _greylist(host: str) -> Iterator[int]:
+    """Answer Postfix's questions (SMTPD_POLICY_README): lines ``name=value``, then an empty one, for each recipient."""
+    seen: set[str] = set()
+
+    class Questions(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            recipient = ""
+            for line in self.rfile:
+                if line.startswith(b"recipient="):
+                    recipient = line.decode().strip().partition("=")[2]
+                elif line == b"\n":
+                    is_new = recipient.startswith("greyonce") and recipient not in seen
+                    self.wfile.write(b"action=450 4.7.1 greylisted once\n\n" if is_new else b"action=DUNNO\n\n")
+                    seen.add(recipient)
+
+    with socketserver.ThreadingTCPServer((host, 0), Questions) as server, ExitStack() as stack:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield "{}:{}".format(*server.server_address)
-        server.shutdown()
+        stack.callback(server.shutdown)
+        yield server.server_address[1]
 
 
 def _free_ports(host: str, count: int) -> list[int]:
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in held]
-
-
-def _greets(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), 1) as client:
-            return client.recv(4) == b"220 "
-    except OSError:
-        return False
+        return [stack.enter_context(socket.create_server((host, 0))).getsockname()[1] for _ in range(count)]
