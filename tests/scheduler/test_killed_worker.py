@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.peers.fault_server import Fault, FaultServer
+from tests.peers.fault_server import Committed, Fault, FaultServer
 from tests.scheduler.killed_dags import MAILS
 
 pytestmark = pytest.mark.scheduler
@@ -101,6 +101,10 @@ class Airflow:
         """Return the logs of all tries."""
         return "".join(path.read_text() for path in sorted((self.home / "logs" / f"dag_id={dag_id}").rglob("*.log")))
 
+    def clear(self, dag_id: str) -> None:
+        """Clear a Dag's tasks, as a human does."""
+        assert self._start("tasks", "clear", "--yes", dag_id).wait() == 0
+
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         output = (self.home / f"{command[0]}.out").open("wb")
         with output:
@@ -166,6 +170,11 @@ def copies(server: FaultServer) -> list[tuple[str, ...]]:
     return [mail.recipients for mail in server.committed]
 
 
+def message_id(mail: Committed) -> bytes:
+    (line,) = [line for line in mail.content.splitlines() if line.startswith(b"Message-ID")]
+    return line
+
+
 BOTH = ("a@x.org", "b@x.org")
 
 
@@ -181,6 +190,24 @@ def test_killed_before_the_content_the_retry_sends_once(
     assert airflow.result(dag_id)["accepted"] == list(BOTH)
 
 
+def test_a_greylisted_mail_waits_in_a_real_triggerer(airflow: Airflow, servers: dict[str, FaultServer]) -> None:
+    assert ends(airflow, "greylisted") == ("success", 1)
+    assert copies(servers["greylisted"]) == [("a@x.org",), ("b@x.org",)]
+    assert airflow.result("greylisted")["accepted"] == list(BOTH)
+
+
+def test_a_human_who_clears_a_finished_mail_sends_it_to_everybody_again(
+    airflow: Airflow, servers: dict[str, FaultServer]
+) -> None:
+    server = servers["greylisted"]
+    assert ends(airflow, "greylisted") == ("success", 1)
+    airflow.clear("greylisted")
+    wait_for("the cleared task has ended", lambda: airflow.task("greylisted") == ("success", 2))
+    assert copies(server) == [("a@x.org",), ("b@x.org",), BOTH]
+    first, second, third = map(message_id, server.committed)
+    assert first == second != third
+
+
 def test_killed_after_the_final_dot_the_mail_is_in_doubt_named_and_not_sent_again(
     airflow: Airflow, servers: dict[str, FaultServer]
 ) -> None:
@@ -193,6 +220,12 @@ def test_killed_after_the_final_dot_the_mail_is_in_doubt_named_and_not_sent_agai
     assert "may have been delivered" in log
     assert "an earlier try ended before the answer was recorded" in log
 
+    airflow.clear("killed_after_the_dot")  # a human has looked, and decides that it is sent again
+    wait_for("the cleared task has ended", lambda: airflow.task("killed_after_the_dot") == ("success", 3))
+    assert copies(server) == [BOTH, BOTH]
+    assert len(set(map(message_id, server.committed))) == 1
+    assert "goes on with the rest" in airflow.log("killed_after_the_dot")
+
 
 def test_killed_after_the_final_dot_the_mail_is_sent_again_if_the_author_says_so(
     airflow: Airflow, servers: dict[str, FaultServer]
@@ -202,8 +235,7 @@ def test_killed_after_the_final_dot_the_mail_is_sent_again_if_the_author_says_so
     kill_client_of(server)
     assert ends(airflow, "killed_after_the_dot_resend") == ("success", 2)
     assert copies(server) == [BOTH, BOTH]
-    first, second = ([line for line in mail.content.splitlines() if b"Message-ID" in line] for mail in server.committed)
-    assert first == second
+    assert len(set(map(message_id, server.committed))) == 1
 
 
 def test_killed_after_the_answer_is_recorded_the_mail_is_not_sent_again(
@@ -215,9 +247,3 @@ def test_killed_after_the_answer_is_recorded_the_mail_is_not_sent_again(
     assert ends(airflow, dag_id) == ("success", 2)
     assert copies(servers[dag_id]) == [BOTH]
     assert airflow.result(dag_id)["already_sent"] is True
-
-
-def test_a_greylisted_mail_waits_in_a_real_triggerer(airflow: Airflow, servers: dict[str, FaultServer]) -> None:
-    assert ends(airflow, "greylisted") == ("success", 1)
-    assert copies(servers["greylisted"]) == [("a@x.org",), ("b@x.org",)]
-    assert airflow.result("greylisted")["accepted"] == list(BOTH)
