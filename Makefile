@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLAIN := not postfix and not scheduler and not pythons
 
-.PHONY: demo test test-postfix test-scheduler test-pythons test-wheel test-without-airflow lint format bench constraints clean
+.PHONY: demo test test-postfix test-scheduler test-pythons test-wheel test-without-airflow lint format bench bench-faults constraints clean
 
 demo: $(READY)
 	$(BIN)/python demo.py
@@ -56,6 +56,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.large_attachment
+
+bench-faults: $(READY)
+	$(BIN)/python -m tests.benchmarks.fault_matrix
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -143,8 +143,10 @@ class SmtpSession(smtplib.SMTP):
         code, text = self.docmd("STARTTLS")
         if code != 220:
             raise _Problem(Cause.REPLY, _reply(code, text))
-        if self.has_spoken() and self._reader and self._reader.unread:
-            raise _Problem(Cause.TLS_INJECTED)
+        if self.has_spoken():
+            if self._reader and self._reader.unread:
+                raise _Problem(Cause.TLS_INJECTED)
+            raise Broken(Cause.TLS_FAILED, "the server closed the connection")
         self._secure()
         self.helo_resp = self.ehlo_resp = None
         self.esmtp_features = {}

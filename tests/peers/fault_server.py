@@ -440,6 +440,7 @@ class _Conversation:
             self.sock.recv(65536)
             raise _HangUp
         assert self.server.tls is not None
+        self.sock.getpeername()  # CPython leaks the socket if wrap_socket() finds that the client is gone
         self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
         self.server._open.append(self.sock)
         self.secure = True
