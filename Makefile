@@ -18,15 +18,15 @@ test: $(READY)
 
 # Needs root and Debian's packages postfix, libsasl2-modules and sasl2-bin.
 test-postfix: $(READY)
-	$(BIN)/pytest -q -m postfix $(ARGS)
+	$(BIN)/pytest -q -m postfix tests/postfix $(ARGS)
 
 # A whole Airflow: api-server, scheduler, Dag processor, triggerer; tasks are killed under it.
 test-scheduler: $(READY)
-	$(BIN)/pytest -q -m scheduler $(ARGS)
+	$(BIN)/pytest -q -m scheduler tests/scheduler $(ARGS)
 
 # The hostile inputs on each CPython of the machine.
 test-pythons: $(READY)
-	$(BIN)/pytest -q -m pythons -rP $(ARGS)
+	$(BIN)/pytest -q -m pythons -rP tests/hostile $(ARGS)
 
 # The wheel's tests run in a folder of their own, so that nothing of the checkout can be imported by accident.
 WHEEL_TESTS = rm -rf build && mkdir -p build && cp -r tests example_dags pyproject.toml README.md build/

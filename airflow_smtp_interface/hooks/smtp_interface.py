@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from airflow.sdk import BaseHook, ObjectStoragePath
 
 from airflow_smtp_interface.mail.attachment import parse_attachments
+from airflow_smtp_interface.mail.bulk import send_all
 from airflow_smtp_interface.mail.errors import MailError, incomplete_error
 from airflow_smtp_interface.mail.message import Email
 from airflow_smtp_interface.mail.mime import Content
 from airflow_smtp_interface.mail.session import SmtpSession, connect
 from airflow_smtp_interface.mail.settings import Security, SmtpSettings
-from airflow_smtp_interface.mail.transaction import deliver
+from airflow_smtp_interface.mail.transaction import Item, deliver
 from airflow_smtp_interface.provider_info import get_provider_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Any, Self
 
@@ -93,12 +94,7 @@ class SmtpInterfaceHook(BaseHook):
         if self._session is None or not self._session.is_usable():
             self.close()
             self.settings.check_active()
-            if not self.settings.verify_certificate and self.settings.security is not Security.NONE:
-                self.log.warning(
-                    "Connection %r does not verify the server's certificate: whoever controls the network can read "
-                    "the mail and the password.",
-                    self.smtp_interface_conn_id,
-                )
+            self._warn_of_unverified()
             self._session = connect(self.settings)
         return self._session
 
@@ -219,6 +215,41 @@ class SmtpInterfaceHook(BaseHook):
             message_id=message_id,
         )
         return self.send(email)
+
+    def send_all(self, emails: Iterable[Email], *, connections: int = 3) -> Iterator[Delivery]:
+        """Send many mails and yield what became of each, in the order given::
+
+            with SmtpInterfaceHook() as hook:
+                for delivery in hook.send_all(Email.compose(...) for row in rows):
+                    ...
+
+        Refusals and deferrals are in the deliveries, not exceptions. A lost connection is opened anew; a mail whose
+        last answer was lost is reported as unknown and not sent again. Closing the generator early stops the intake,
+        brings the mails under way to their end and logs the rest.
+
+        :param emails: taken in lazily, a bounded number ahead; From and To are filled in from the connection.
+        :param connections: sessions used side by side, 1 to 10; opened when there are mails for them.
+        :raises InvalidEmail: where a mail cannot be sent as it is, after the results of those before it.
+        :raises InvalidSettings: if the connection cannot be used, or is switched off.
+        :raises DeliveryError: if no connection can be opened.
+        """
+        self.settings.check_active()
+        self._warn_of_unverified()
+        return send_all(self.settings, map(self._item, emails), connections=connections)
+
+    def _item(self, email: Email) -> Item:
+        email = self.addressed(email)
+        envelope, content = email.envelope, Content(email)
+        self.settings.check_allowed(envelope.recipients)
+        return Item(envelope=envelope, content=content, size=content.size, message_id=email.message_id or "")
+
+    def _warn_of_unverified(self) -> None:
+        if not self.settings.verify_certificate and self.settings.security is not Security.NONE:
+            self.log.warning(
+                "Connection %r does not verify the server's certificate: whoever controls the network can read "
+                "the mail and the password.",
+                self.smtp_interface_conn_id,
+            )
 
     def test_connection(self) -> tuple[bool, str]:
         """Connect, start TLS and log in, once, without sending anything.

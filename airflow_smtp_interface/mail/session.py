@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import smtplib
 import socket
 import ssl
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from airflow_smtp_interface.mail.causes import cause_of
 from airflow_smtp_interface.mail.delivery import Reply
 from airflow_smtp_interface.mail.errors import (
     Cause,
@@ -20,17 +20,20 @@ from airflow_smtp_interface.mail.errors import (
     TransientDeliveryError,
     delivery_error,
 )
-from airflow_smtp_interface.mail.settings import Security, tls_context
+from airflow_smtp_interface.mail.mechanisms import MECHANISMS, Answer, b64
+from airflow_smtp_interface.mail.settings import Pipelining, Security, tls_context
 from airflow_smtp_interface.mail.wire import Broken, ReplyReader, start_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airflow_smtp_interface.mail.settings import SmtpSettings
 
 _IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
 _PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
 _MAX_REPLY_TEXT = 1000
+# Servers that offered PIPELINING and gave a reply that did not fit; a later session must not find out anew.
+_DISTRUSTED: set[tuple[str, int]] = set()
 
 
 class SmtpSession(smtplib.SMTP):
@@ -44,6 +47,7 @@ class SmtpSession(smtplib.SMTP):
         super().__init__(local_hostname=settings.local_hostname or "", timeout=settings.timeout)
         self.settings = settings
         self.mechanism: str | None = None
+        self.mails = 0  # begun over this session; kept by whoever sends many
         self._reader: ReplyReader | None = None
         self._last_used = monotonic()
 
@@ -56,6 +60,17 @@ class SmtpSession(smtplib.SMTP):
     def tls_version(self) -> str | None:
         """The version of TLS in force, such as ``TLSv1.3``."""
         return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether commands may share a write: offered by the present EHLO, not switched off, not found wanting."""
+        wanted = self.settings.pipelining is Pipelining.AUTO and self.has_extn("pipelining")
+        return wanted and (self.settings.host, self.settings.port) not in _DISTRUSTED
+
+    def distrust_pipelining(self) -> None:
+        """Speak to this server one command at a time from now on, in this process."""
+        if self.pipelines:
+            _DISTRUSTED.add((self.settings.host, self.settings.port))
 
     def open(self) -> None:
         """Connect, start TLS and log in; once, without trying again.
@@ -147,7 +162,12 @@ class SmtpSession(smtplib.SMTP):
             if self._reader and self._reader.unread:
                 raise _Problem(Cause.TLS_INJECTED)
             raise Broken(Cause.TLS_FAILED, "the server closed the connection")
-        self._secure()
+        try:
+            self._secure()
+        except ssl.SSLError as error:
+            if cause_of(error, Stage.TLS)[0] is Cause.TLS_TO_PLAIN_PORT:
+                raise _Problem(Cause.TLS_INJECTED, detail=str(error)) from error
+            raise
         self.helo_resp = self.ehlo_resp = None
         self.esmtp_features = {}
         self.does_esmtp = False
@@ -236,18 +256,19 @@ class SmtpSession(smtplib.SMTP):
         if not self.has_extn("auth"):
             raise _Problem(Cause.AUTH_NOT_OFFERED)
         offered = self.esmtp_features["auth"].upper().split()
-        preferred = _MECHANISMS if self.is_encrypted else reversed(_MECHANISMS)
+        preferred = MECHANISMS if self.is_encrypted else reversed(MECHANISMS)
         self.mechanism = next((mechanism for mechanism in preferred if mechanism in offered), None)
         if self.mechanism is None:
             raise _Problem(Cause.AUTH_MECHANISM, detail=f"it offers {' '.join(offered)}")
-        reply = self._exchange(self.mechanism, _MECHANISMS[self.mechanism](user, password))
+        reply = self._exchange(self.mechanism, MECHANISMS[self.mechanism](user, password))
         if reply.code != 235:
-            raise _Problem(Cause.REPLY, reply, detail=f"User {user!r}")
+            cause = Cause.REPLY if reply.is_negative else Cause.ODD_REPLY
+            raise _Problem(cause, reply, detail=f"User {user!r}")
 
-    def _exchange(self, mechanism: str, answers: list[Callable[[bytes], str]]) -> Reply:
+    def _exchange(self, mechanism: str, answers: list[Answer]) -> Reply:
         """Run one SASL exchange (RFC 4954); the first answer of PLAIN goes along with the command."""
         if mechanism == "PLAIN":
-            code, text = self.docmd("AUTH", f"PLAIN {_b64(answers.pop()(b''))}")
+            code, text = self.docmd("AUTH", f"PLAIN {b64(answers.pop()(b''))}")
         else:
             code, text = self.docmd("AUTH", mechanism)
         for answer in answers:
@@ -257,7 +278,7 @@ class SmtpSession(smtplib.SMTP):
                 challenge = b64decode(text)
             except ValueError:
                 challenge = b""  # LOGIN's prompts are for humans, and some servers send them as they are
-            code, text = self.docmd(_b64(answer(challenge)))
+            code, text = self.docmd(b64(answer(challenge)))
         password = (self.settings.password or "").encode()
         return _reply(code, text.replace(password, b"***") if password else text)
 
@@ -271,7 +292,7 @@ class SmtpSession(smtplib.SMTP):
         except _Problem as problem:
             raise self._error(stage, problem.cause, problem.detail, problem.reply) from None
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors
-            cause, detail = _cause_of(error, stage)
+            cause, detail = cause_of(error, stage)
             raise self._error(stage, cause, detail, getattr(error, "reply", None)) from error
 
     def _error(self, stage: Stage, cause: Cause, detail: str, reply: Reply | None = None) -> DeliveryError:
@@ -320,67 +341,10 @@ def connect(settings: SmtpSettings) -> SmtpSession:
     return session
 
 
-def _plain(user: str, password: str) -> list[Callable[[bytes], str]]:
-    return [lambda _: f"\0{user}\0{password}"]  # RFC 4616
-
-
-def _login(user: str, password: str) -> list[Callable[[bytes], str]]:
-    return [lambda _: user, lambda _: password]
-
-
-def _cram_md5(user: str, password: str) -> list[Callable[[bytes], str]]:
-    return [lambda challenge: f"{user} {hmac.new(password.encode(), challenge, 'md5').hexdigest()}"]  # RFC 2195
-
-
-# In the order of preference over TLS: PLAIN needs the fewest round trips. In clear it is the other way round.
-_MECHANISMS: dict[str, Callable[[str, str], list[Callable[[bytes], str]]]] = {
-    "PLAIN": _plain,
-    "LOGIN": _login,
-    "CRAM-MD5": _cram_md5,
-}
-
-_MISMATCHES = ("PROTOCOL", "CIPHER", "ALERT_HANDSHAKE_FAILURE", "PROTOCOL_VERSION")
-
-
-def _cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
-    """Tell what an exception of socket, ssl or smtplib means at a stage."""
-    text = str(error)
-    match error:
-        case Broken():
-            return Cause.REPLY if error.reply else error.cause, error.text
-        case ssl.SSLCertVerificationError():
-            return Cause.CERTIFICATE, error.verify_message or text
-        case ssl.SSLError():
-            return _cause_of_tls_error(error), text
-        case socket.gaierror(errno=socket.EAI_AGAIN):
-            return Cause.NAME_SERVER_DOWN, text
-        case socket.gaierror() | UnicodeError():  # UnicodeError: a label of more than 63 octets
-            return Cause.NAME_NOT_FOUND, text
-        case TimeoutError():
-            return Cause.TIMED_OUT, text
-        case ConnectionRefusedError():
-            return Cause.REFUSED, text
-        case _ if stage is Stage.TLS:
-            return Cause.TLS_FAILED, text
-        case _:
-            return Cause.UNREACHABLE, text
-
-
-def _cause_of_tls_error(error: ssl.SSLError) -> Cause:
-    reason = "" if isinstance(error, ssl.SSLEOFError) else error.reason or ""
-    if any(each in reason for each in ("WRONG_VERSION", "RECORD_LAYER")):
-        return Cause.TLS_TO_PLAIN_PORT
-    return Cause.TLS_MISMATCH if any(each in reason for each in _MISMATCHES) else Cause.TLS_FAILED
-
-
 def _reply(code: int, text: bytes) -> Reply:
     words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return Reply(code, shown[:_MAX_REPLY_TEXT])
-
-
-def _b64(text: str) -> str:
-    return b64encode(text.encode()).decode()
 
 
 def _own_literal(sock: socket.socket) -> str:

@@ -1,10 +1,16 @@
-"""One mail over an open session: MAIL, RCPT, DATA, content, final dot (RFC 5321 section 3.3)."""
+"""The one transaction machine: MAIL … final dot (RFC 5321 section 3.3) for one mail or many in a row.
+
+Where the server offers PIPELINING (RFC 2920) an envelope is one write, and the end of one mail shares a write with the
+envelope of the next, so that a mail in a row costs one round trip. Elsewhere each command waits for its reply.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Reply, Stage
 from airflow_smtp_interface.mail.wire import Broken, dot_stuffed
@@ -15,6 +21,21 @@ if TYPE_CHECKING:
 
 BeforeEnd = Callable[[], None]
 """Called after the last piece of content and before the final dot."""
+
+_GROUP_RECIPIENTS = 100  # RCPT commands in one write at most: RFC 2920 section 3.1 warns of filling both windows
+_GROUP_OCTETS = 32_000
+_DOT = b".\r\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One mail to be sent; the parameters are those of :func:`deliver`."""
+
+    envelope: Envelope
+    content: Iterable[bytes]
+    size: int
+    message_id: str = ""
+    before_end: BeforeEnd | None = None
 
 
 def deliver(
@@ -37,152 +58,260 @@ def deliver(
         given up and nobody gets it.
     :return: refusals and lost connections too; nothing the server or the network does is raised.
     """
-    transaction = _Transaction(session, envelope, size)
-    failure = transaction.offer() or transaction.send(content, before_end)
-    return transaction.delivery(failure, message_id)
+    item = Item(envelope=envelope, content=content, size=size, message_id=message_id, before_end=before_end)
+    (delivery,) = deliver_all(session, [item])
+    return delivery
 
 
-class _Transaction:
-    """What is known so far of one mail's recipients."""
+def deliver_all(session: SmtpSession, items: Iterable[Item | None]) -> Iterator[Delivery]:
+    """Send mails in a row over one session.
 
-    def __init__(self, session: SmtpSession, envelope: Envelope, size: int) -> None:
+    The end of a mail is held back until the next item is there, because they share a write.
+
+    :param session: open; after a loss it is closed.
+    :param items: None says that no further mail is there yet: what is under way is brought to its end first.
+    :return: one delivery for each item that was taken, in their order. Once the session is closed no further item is
+        taken; of one whose envelope only was sent everybody is deferred.
+    """
+    before: _Mail | None = None  # its content is sent, its final dot is not
+    dirty = False  # whether the server may still be within the envelope of an earlier mail
+    try:
+        for item in chain(items, [None]):
+            mail = _Mail(session, item, reset=dirty) if item else None
+            if before:
+                yield before.end(followed_by=mail)
+            before = None
+            if mail and mail.offer() and mail.send_content():
+                before, dirty = mail, False
+            elif mail:
+                dirty = dirty or mail.began
+                yield mail.delivery()
+            elif dirty:
+                _reset(session)
+                dirty = False
+            if session.sock is None:
+                return
+    finally:
+        if before:
+            session.close()  # the caller has gone in the middle of a mail: without its final dot nobody gets it
+
+
+def _reset(session: SmtpSession) -> None:
+    """Let the session be used for another mail."""
+    with suppress(Broken):
+        session.send(b"RSET\r\n")
+        if not session.read_reply().is_positive:
+            session.close()
+
+
+class _Mail:
+    """One mail's way through a session, and what is known so far of its recipients."""
+
+    def __init__(self, session: SmtpSession, item: Item, *, reset: bool) -> None:
         self._session = session
-        self._envelope = envelope
-        self._size = size
-        self._failures: dict[str, Failure] = {}
+        self._item = item
         self._stage = Stage.SENDER
+        self._refused: dict[str, Failure] = {}  # by RCPT
+        self._taken = False  # whether RCPT has accepted somebody
+        self._failure = self._misfit()  # of the whole mail
         self._end: Reply | None = None
         self._in_doubt = False  # between the final dot and a valid answer to it
+        self._groups = [] if self._failure else _groups(self._commands(reset), together=session.pipelines)
+        self._awaited: list[_Command] = []
+        self.began = False  # whether a command of its envelope was sent
 
-    def offer(self) -> Failure | None:
+    def offer(self) -> bool:
         """Name sender and recipients, and ask to send the content.
 
-        :return: why nobody will get the mail; None if the server waits for the content (354).
+        :return: whether the server waits for the content of a mail that somebody gets.
         """
-        if failure := self._misfit():
-            return failure
         try:
-            failure = self._command(self._mail_from()) or self._name_recipients() or self._data()
+            while self._awaited or self._groups:
+                if not self._awaited:
+                    self._session.send(self.next_group())
+                command = self._awaited.pop(0)
+                self._stage = command.stage
+                reply = self._session.read_reply()
+                if command.stage is Stage.DATA:
+                    return self._hear_data(reply)
+                self._hear(command, reply)
         except Broken as broken:
-            return self._lost(broken)
-        if failure and self._session.sock:
-            self._forget()
-        return failure
+            self._lose(broken)
+        return False
 
-    def send(self, content: Iterable[bytes], before_end: BeforeEnd | None) -> Failure | None:
-        """Send the content and the final dot.
+    def next_group(self) -> bytes:
+        """Take the next commands that share a write; their replies are awaited from now on."""
+        self._awaited = self._groups.pop(0) if self._groups else []
+        self.began = self.began or bool(self._awaited)
+        return b"".join(command.line for command in self._awaited)
 
-        :return: why those whom RCPT accepted did not get the mail, or may not have; None if they got it.
+    def send_content(self) -> bool:
+        """Send header and body, but not the final dot.
+
+        :return: whether all of it was sent; otherwise the session is closed and nobody gets the mail.
         """
         self._stage = Stage.CONTENT
+        chunks = dot_stuffed(self._item.content)
         try:
-            if failure := self._send_content(content):
-                self._session.close()  # without the final dot nobody gets the mail
-                return failure
-            if before_end:
-                before_end()
-            self._session.send(b".\r\n")
-            self._stage, self._in_doubt = Stage.ACCEPTANCE, True
-            self._end = self._session.read_reply(self._session.settings.data_timeout)
+            while (chunk := self._next(chunks)) is not None:
+                self._interrupt()
+                self._session.send(chunk)
         except Broken as broken:
-            return self._lost(broken)
+            self._lose(broken)
         except BaseException:
             self._session.close()
             raise
-        self._in_doubt = not (self._end.is_positive or self._end.is_negative)
-        return None if self._end.is_positive else self._refusal(self._end)
+        return self._failure is None
 
-    def delivery(self, failure: Failure | None, message_id: str) -> Delivery:
-        """Put every recipient into its group.
+    def end(self, *, followed_by: _Mail | None) -> Delivery:
+        """Send the final dot, with the envelope of the next mail in the same write, and read the answer to it."""
+        try:
+            self._interrupt()
+            if self._item.before_end:
+                self._item.before_end()
+            envelope = followed_by.next_group() if followed_by and self._session.pipelines else b""
+            # A write that fails had no room even for a dot alone; of a longer one the dot may have gone out.
+            self._in_doubt = bool(envelope)
+            self._session.send(_DOT + envelope)
+            self._stage, self._in_doubt = Stage.ACCEPTANCE, True
+            self._end = self._session.read_reply(self._session.settings.data_timeout)
+            self._in_doubt = not (self._end.is_positive or self._end.is_negative)
+            if not self._end.is_positive:
+                self._failure = self._refusal(self._end)
+        except Broken as broken:
+            self._lose(broken)
+        except BaseException:
+            self._session.close()
+            raise
+        return self.delivery()
 
-        :param failure: why those whom RCPT accepted did not get the mail; None if they did.
-        """
-        left = tuple(each for each in self._envelope.recipients if each not in self._failures)
-        failed = dict(self._failures)
+    def delivery(self) -> Delivery:
+        """Put every recipient into its group."""
+        failure, left = self._failure, self._left()
+        failed = dict(self._refused)
         if failure and not self._in_doubt:
             failed |= dict.fromkeys(left, failure)
         return Delivery(
-            message_id=message_id,
-            sender=self._envelope.sender,
+            message_id=self._item.message_id,
+            sender=self._item.envelope.sender,
             accepted=() if failure else left,
             refused={each: why for each, why in failed.items() if why.is_permanent},
             deferred={each: why for each, why in failed.items() if not why.is_permanent},
             unknown=dict.fromkeys(left, failure) if failure and self._in_doubt else {},
-            reply=self._end or (failure.reply if failure else None),
-            size=self._size,
+            reply=self._end or next((why.reply for why in (failure, *failed.values()) if why), None),
+            size=self._item.size,
         )
 
     def _misfit(self) -> Failure | None:
         """Find what the server has said it cannot take, before anything is sent."""
-        limit = self._session.esmtp_features.get("size", "")
-        if limit.isdigit() and 0 < int(limit) < self._size:  # RFC 1870 section 4: 0 means no fixed limit
-            text = f"the mail has {self._size} octets, the server takes {limit}"
+        limit, envelope = self._session.esmtp_features.get("size", ""), self._item.envelope
+        if limit.isdigit() and 0 < int(limit) < self._item.size:  # RFC 1870 section 4: 0 means no fixed limit
+            text = f"the mail has {self._item.size} octets, the server takes {limit}"
             return Failure(stage=Stage.SENDER, text=text, cause=Cause.TOO_LARGE)
-        if self._envelope.utf8 and not self._session.has_extn("smtputf8"):
-            named = [each for each in (self._envelope.sender, *self._envelope.recipients) if not each.isascii()]
+        if envelope.utf8 and not self._session.has_extn("smtputf8"):
+            named = [each for each in (envelope.sender, *envelope.recipients) if not each.isascii()]
             return Failure(stage=Stage.SENDER, text=", ".join(named), cause=Cause.NO_SMTPUTF8)
         return None
 
-    def _mail_from(self) -> str:
-        parameters = ""
-        if self._session.has_extn("size"):
-            parameters += f" SIZE={self._size}"
-        if self._envelope.utf8:
-            parameters += " SMTPUTF8" + (" BODY=8BITMIME" if self._session.has_extn("8bitmime") else "")
-        return f"MAIL FROM:<{self._envelope.sender}>{parameters}"
+    def _commands(self, reset: bool) -> Iterator[_Command]:
+        envelope, has = self._item.envelope, self._session.has_extn
+        parameters = f" SIZE={self._item.size}" if has("size") else ""
+        if envelope.utf8:
+            parameters += " SMTPUTF8" + (" BODY=8BITMIME" if has("8bitmime") else "")
+        if reset:
+            yield _Command(Stage.SENDER, b"RSET\r\n")
+        yield _Command(Stage.SENDER, f"MAIL FROM:<{envelope.sender}>{parameters}\r\n".encode())
+        for recipient in envelope.recipients:
+            yield _Command(Stage.RECIPIENT, f"RCPT TO:<{recipient}>\r\n".encode(), recipient)
+        yield _Command(Stage.DATA, b"DATA\r\n")
 
-    def _name_recipients(self) -> Failure | None:
-        self._stage = Stage.RECIPIENT
-        for recipient in self._envelope.recipients:
-            failure = self._command(f"RCPT TO:<{recipient}>")
-            if failure and not self._session.sock:
-                return failure
-            if failure:
-                self._failures[recipient] = failure
-        return failure if len(self._failures) == len(self._envelope.recipients) else None
+    def _hear(self, command: _Command, reply: Reply) -> None:
+        """Take the reply to RSET, MAIL or RCPT."""
+        if reply.is_positive:
+            self._taken = self._taken or bool(command.recipient)
+            return
+        failure = self._refusal(reply)
+        if self._failure:
+            return  # MAIL was refused: what was sent along with it is refused for that reason only
+        if command.recipient and self._session.sock:
+            self._refused[command.recipient] = failure
+        else:
+            self._failure = failure
+        if self._failure or not self._left():
+            self._groups.clear()
 
-    def _data(self) -> Failure | None:
-        self._stage = Stage.DATA
-        return self._command("DATA", expected=3)
+    def _hear_data(self, reply: Reply) -> bool:
+        """Take the reply to DATA; say whether the content of a mail that somebody gets may follow."""
+        wanted = self._failure is None and bool(self._left())
+        if reply.code == 354 and wanted:
+            return True
+        if reply.code == 354 and self._taken:
+            self._session.close()  # MAIL was refused and RCPT was not: a dot might send them an empty mail
+            return False
+        if reply.code == 354:
+            # RFC 2920 section 3.1: the server waits for content although it has refused everybody.
+            self._session.send(_DOT)
+            reply = self._session.read_reply()
+        failure = self._refusal(reply) if not reply.is_positive or wanted else None
+        self._failure = self._failure or (failure if wanted else None)
+        return False
 
-    def _command(self, line: str, *, expected: int = 2) -> Failure | None:
-        """Send a command.
+    def _left(self) -> tuple[str, ...]:
+        """Return those whom RCPT has not refused."""
+        return tuple(each for each in self._item.envelope.recipients if each not in self._refused)
 
-        :return: None if the first digit of the reply is the expected one.
-        """
-        self._session.send(f"{line}\r\n")
-        reply = self._session.read_reply()
-        return None if reply.code // 100 == expected else self._refusal(reply)
+    def _next(self, chunks: Iterator[bytes]) -> bytes | None:
+        try:
+            return next(chunks, None)
+        except OSError as error:
+            self._failure = Failure(stage=self._stage, text=str(error), cause=Cause.CONTENT_UNREADABLE)
+            self._session.close()  # without the final dot nobody gets the mail
+            return None
 
-    def _send_content(self, content: Iterable[bytes]) -> Failure | None:
-        chunks = dot_stuffed(content)
-        while True:
-            try:
-                chunk = next(chunks, None)
-            except OSError as error:
-                return Failure(stage=self._stage, text=str(error), cause=Cause.CONTENT_UNREADABLE)
-            if self._session.has_spoken():  # before the final dot there is nothing to answer yet
-                return self._refusal(self._session.read_reply())
-            if chunk is None:
-                return None
-            self._session.send(chunk)
+    def _interrupt(self) -> None:
+        """Stop if the server has said something: before the final dot there is nothing to answer yet."""
+        if self._session.has_spoken():
+            self._failure = self._refusal(self._session.read_reply())
+            self._session.close()
+            raise Broken(Cause.LOST, "the server broke off")
 
     def _refusal(self, reply: Reply) -> Failure:
         if reply.is_negative and reply.code != 421:
             return Failure(stage=self._stage, reply=reply, text=str(reply))
         # 421 (RFC 5321 3.8) or a reply that does not fit: what the server expects next is not known.
         self._session.close()
-        cause = Cause.REPLY if reply.is_negative else Cause.ODD_REPLY
-        return Failure(stage=self._stage, reply=reply, text=str(reply), cause=cause)
+        if reply.is_negative:
+            return Failure(stage=self._stage, reply=reply, text=str(reply))
+        self._session.distrust_pipelining()
+        return Failure(stage=self._stage, reply=reply, text=str(reply), cause=Cause.ODD_REPLY)
 
-    def _lost(self, broken: Broken) -> Failure:
+    def _lose(self, broken: Broken) -> None:
+        """Take a lost connection as the reason, unless there is an earlier one."""
+        if broken.cause is Cause.ODD_REPLY:
+            self._session.distrust_pipelining()
+        if self._failure:
+            return
         if broken.reply and broken.reply.is_negative and not self._in_doubt:
-            return Failure(stage=self._stage, reply=broken.reply, text=str(broken.reply))
-        return Failure(stage=self._stage, text=broken.text, cause=broken.cause)
+            self._failure = Failure(stage=self._stage, reply=broken.reply, text=str(broken.reply))
+        else:
+            self._failure = Failure(stage=self._stage, text=broken.text, cause=broken.cause)
 
-    def _forget(self) -> None:
-        """Let the session be used for another mail."""
-        with suppress(Broken):
-            self._session.send(b"RSET\r\n")
-            if not self._session.read_reply().is_positive:
-                self._session.close()
+
+class _Command(NamedTuple):
+    stage: Stage
+    line: bytes
+    recipient: str = ""
+
+
+def _groups(commands: Iterable[_Command], *, together: bool) -> list[list[_Command]]:
+    """Gather the commands that share a write; each alone where they must not."""
+    groups: list[list[_Command]] = []
+    octets = 0
+    for command in commands:
+        octets += len(command.line)
+        full = octets > _GROUP_OCTETS or (groups and len(groups[-1]) > _GROUP_RECIPIENTS)
+        if not groups or not together or (full and command.stage is Stage.RECIPIENT):
+            groups.append([])
+            octets = len(command.line)
+        groups[-1].append(command)
+    return groups

@@ -136,6 +136,7 @@ def start_tls(sock: socket.socket, context: ssl.SSLContext, *, host: str, second
     :raises OSError: if it fails; the socket is closed then.
     """
     deadline = monotonic() + seconds
+    sock.getpeername()  # CPython leaks the socket if wrap_socket() finds that the server is gone
     secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     secure.settimeout(0)
     try:

@@ -23,6 +23,7 @@ from airflow_smtp_interface.mail.errors import (
     RecipientNotAllowed,
     TransientDeliveryError,
 )
+from airflow_smtp_interface.mail.message import Email
 from tests.peers.fault_server import Fault, FaultServer
 
 Faulty = Callable[..., FaultServer]
@@ -219,3 +220,35 @@ def test_logs_count_recipients_and_never_name_them(inbox: Inbox, capsys: pytest.
     assert "1 accepted, 0 refused" in ours
     assert "alice" not in ours
     assert "secret" not in ours
+
+
+def emails(count: int) -> list[Email]:
+    return [Email.compose(subject=str(n), body="b", recipients=f"r{n}@x.org") for n in range(count)]
+
+
+def test_many_mails_go_out_and_their_results_come_in_order(faulty: Faulty) -> None:
+    server = faulty(Fault(stage="rcpt", address="r3@x.org", action="550 5.1.1 no"))
+    with SmtpInterfaceHook() as hook:
+        deliveries = list(hook.send_all(iter(emails(20)), connections=2))
+    assert [number for number, delivery in enumerate(deliveries) if not delivery.complete] == [3]
+    assert deliveries[0].sender == "me@x.org"
+    assert len(server.committed) == 19
+    assert server.connections <= 2
+
+
+def test_many_mails_obey_the_interface(faulty: Faulty) -> None:
+    server = faulty(extra={"allowed_recipients": "r0@x.org, r1@x.org"})
+    with SmtpInterfaceHook() as hook:
+        results = hook.send_all(emails(3), connections=1)
+        assert next(results).complete
+        assert next(results).complete
+        with pytest.raises(RecipientNotAllowed, match=r"r2@x\.org"):
+            next(results)
+    assert len(server.committed) == 2
+
+
+def test_many_mails_through_an_interface_that_is_switched_off_are_an_error_at_once(faulty: Faulty) -> None:
+    server = faulty(extra={"active": False})
+    with SmtpInterfaceHook() as hook, pytest.raises(InterfaceInactive):
+        hook.send_all(emails(1))
+    assert server.connections == 0

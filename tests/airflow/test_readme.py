@@ -10,6 +10,7 @@ import pytest
 from airflow_smtp_interface.hooks.smtp_interface import SmtpInterfaceHook
 from airflow_smtp_interface.inbox import Inbox
 from airflow_smtp_interface.mail.connection_fields import _EXTRAS
+from airflow_smtp_interface.mail.message import Email
 from tests.airflow.running import run_dag
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,8 +32,8 @@ def test_the_dag_runs_and_its_mail_arrives(inbox: Inbox, monkeypatch: pytest.Mon
 
 
 def test_the_hook_is_used_as_shown(inbox: Inbox) -> None:
-    exec(code("python")[1], {"SmtpInterfaceHook": SmtpInterfaceHook})
-    assert inbox.mails[0].message["Subject"] == "Done"
+    exec(code("python")[1], {"SmtpInterfaceHook": SmtpInterfaceHook, "Email": Email})
+    assert sorted(mail.message["Subject"] for mail in inbox.mails) == ["Done", "one", "two"]
 
 
 def test_the_connection_is_read_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:

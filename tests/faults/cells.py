@@ -309,6 +309,8 @@ def mixed_recipients() -> list[Cell]:
         ),
         fails(f"rcpt={NEVER}", "data=354 go on", error=PermanentDeliveryError, stage=rcpt, words=never),
         fails(f"rcpt={LATER}", "data=354 go on", stage=rcpt, words=later),
+        # A server that has forgotten its refusal: nobody shall get an empty mail.
+        fails(*(f"mail={NEVER}", "rcpt=250 2.1.5 ok"), error=PermanentDeliveryError, stage=Stage.SENDER, words=never),
         fails(name="452 for everybody", server={"max_recipients": 0}, stage=rcpt, words="too many"),
         fails(
             name="452 after one recipient",

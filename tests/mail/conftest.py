@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trustme
@@ -44,7 +44,7 @@ def serve() -> object:
     with ExitStack() as stack:
 
         def start(*plan: Fault, **options: object) -> FaultServer:
-            return stack.enter_context(FaultServer(plan=list(plan), **options))  # type: ignore[arg-type]
+            return stack.enter_context(FaultServer(plan=[replace(fault) for fault in plan], **options))  # type: ignore[arg-type]
 
         yield start
 

@@ -214,7 +214,7 @@ def test_starttls_that_is_not_offered_is_an_error(serve: Serve, settings_for: Se
         (Fault(stage="starttls", action="inject"), PermanentDeliveryError, "may be tampering"),
         (Fault(stage="handshake", action="drop"), TransientDeliveryError, "handshake was broken off"),
         (Fault(stage="handshake", action="reset"), TransientDeliveryError, "handshake was broken off"),
-        (Fault(stage="handshake", action="454 no"), PermanentDeliveryError, "does not speak TLS"),
+        (Fault(stage="handshake", action="454 no"), PermanentDeliveryError, "may be tampering"),
         (Fault(stage="handshake", action="hang"), TransientDeliveryError, "did not answer in time"),
         (Fault(stage="handshake", action="drip"), TransientDeliveryError, ""),
     ],

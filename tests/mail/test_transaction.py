@@ -19,8 +19,8 @@ from airflow_smtp_interface.mail.errors import (
 )
 from airflow_smtp_interface.mail.message import Envelope
 from airflow_smtp_interface.mail.session import SmtpSession, connect
-from airflow_smtp_interface.mail.settings import SmtpSettings
-from airflow_smtp_interface.mail.transaction import deliver
+from airflow_smtp_interface.mail.settings import Pipelining, SmtpSettings
+from airflow_smtp_interface.mail.transaction import Item, deliver, deliver_all
 from tests.mail.conftest import Serve
 from tests.peers.fault_server import Fault, FaultServer
 
@@ -41,14 +41,16 @@ def error_of(delivery: Delivery) -> DeliveryError:
     return error
 
 
-@pytest.fixture
-def open_session(serve: Serve, settings_for: SettingsFor) -> Iterator[Callable[..., tuple[FaultServer, SmtpSession]]]:
+@pytest.fixture(params=list(Pipelining), ids=["pipelined", "lock-step"])
+def open_session(
+    serve: Serve, settings_for: SettingsFor, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., tuple[FaultServer, SmtpSession]]]:
     """Start a server with faults and connect to it."""
     sessions = []
 
     def start(*plan: Fault, timeout: float = 0.6, **options: object) -> tuple[FaultServer, SmtpSession]:
         server = serve(*plan, **options)
-        sessions.append(connect(settings_for(server, timeout=timeout, data_timeout=timeout)))
+        sessions.append(connect(settings_for(server, timeout=timeout, data_timeout=timeout, pipelining=request.param)))
         return server, sessions[-1]
 
     yield start
@@ -326,3 +328,180 @@ def test_a_reply_without_text_and_without_status() -> None:
     assert str(Reply(250, "")) == "250"
     assert Reply(250, "ok").enhanced_status is None
     assert str(Failure(stage=Stage.DATA, text="lost", cause=Cause.LOST)) == "lost"
+
+
+# --- pipelining and mails in a row
+
+
+def item(number: int, *recipients: str) -> Item:
+    envelope = Envelope(sender="me@x.org", recipients=recipients or ("a@x.org",))
+    content = [f"Subject: {number}\r\n\r\nbody {number}\r\n".encode()]
+    return Item(envelope=envelope, content=content, size=sum(map(len, content)), message_id=f"<{number}@x.org>")
+
+
+def subjects(server: FaultServer) -> list[int]:
+    return [int(mail.content.split(b"\r\n")[0].removeprefix(b"Subject: ")) for mail in server.committed]
+
+
+def test_an_envelope_is_one_write_where_the_server_pipelines(serve: Serve, settings_for: SettingsFor) -> None:
+    server = serve()
+    with connect(settings_for(server)) as session:
+        before = server.turns
+        assert send(session).complete
+        assert server.turns - before == 2, "the envelope; content and final dot"
+
+
+@pytest.mark.parametrize("mails", [2, 10])
+def test_a_mail_in_a_row_costs_one_round_trip(serve: Serve, settings_for: SettingsFor, mails: int) -> None:
+    server = serve()
+    with connect(settings_for(server)) as session:
+        before = server.turns
+        deliveries = list(deliver_all(session, map(item, range(mails))))
+        assert server.turns - before == mails + 1
+    assert all(delivery.complete for delivery in deliveries)
+    assert [delivery.message_id for delivery in deliveries] == [f"<{number}@x.org>" for number in range(mails)]
+    assert subjects(server) == list(range(mails))
+
+
+@pytest.mark.parametrize("recipients", [100, 101, 250, 1000])
+def test_many_recipients_go_in_groups_of_a_hundred(serve: Serve, settings_for: SettingsFor, recipients: int) -> None:
+    server = serve()
+    envelope = Envelope(sender="me@x.org", recipients=tuple(f"r{number}@x.org" for number in range(recipients)))
+    with connect(settings_for(server)) as session:
+        before = server.turns
+        assert send(session, envelope=envelope).complete
+        assert server.turns - before == -(-recipients // 100) + 1
+    assert server.committed[0].recipients == envelope.recipients
+
+
+def test_long_addresses_go_in_groups_of_32_kB(serve: Serve, settings_for: SettingsFor) -> None:
+    server = serve()
+    addresses = tuple(f"{'x' * 60}{number:03}@{'y' * 60}.{'z' * 60}.{'w' * 60}.{'v' * 60}.org" for number in range(150))
+    with connect(settings_for(server)) as session:
+        before = server.turns
+        assert send(session, envelope=Envelope(sender="me@x.org", recipients=addresses)).complete
+        assert server.turns - before == 3
+
+
+def test_everybody_refused_and_content_wanted_all_the_same_gets_one_lone_dot(open_session: Open) -> None:
+    server, session = open_session(
+        Fault(stage="rcpt", action="550 5.1.1 no", times=3), Fault(stage="data", action="354 go on", times=1)
+    )
+    first, second = deliver_all(session, [item(0, "a@x.org", "b@x.org", "c@x.org"), item(1)])
+    assert list(first.refused) == ["a@x.org", "b@x.org", "c@x.org"]
+    assert second.complete
+    assert subjects(server) == [1]
+    assert server.connections == 1
+
+
+def test_a_refused_sender_with_everything_else_accepted_ends_the_session(open_session: Open) -> None:
+    server, session = open_session(
+        Fault(stage="mail", action="550 5.7.1 no"),
+        Fault(stage="rcpt", action="250 ok"),
+        Fault(stage="data", action="354 go on"),
+    )
+    assert str(error_of(send(session)).reply) == "550 5.7.1 no"
+    assert not server.committed
+
+
+def test_a_mail_in_the_middle_may_be_refused(open_session: Open) -> None:
+    server, session = open_session(
+        Fault(stage="rcpt", address="b@x.org", action="550 5.1.1 no"), Fault(stage="body", action="554 no", times=1)
+    )
+    items = [item(0), item(1, "b@x.org"), item(2, "a@x.org", "b@x.org"), item(3)]
+    deliveries = list(deliver_all(session, items))
+    assert [(delivery.accepted, list(delivery.refused)) for delivery in deliveries] == [
+        ((), ["a@x.org"]),
+        ((), ["b@x.org"]),
+        (("a@x.org",), ["b@x.org"]),
+        (("a@x.org",), []),
+    ]
+    assert subjects(server) == [2, 3]
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_a_mail_that_does_not_fit_disturbs_no_other(open_session: Open, refused_first: bool) -> None:
+    faults = [Fault(stage="mail", action="550 5.7.1 no", times=1)] if refused_first else []
+    server, session = open_session(*faults, extensions=("PIPELINING", "SIZE 100"))
+    big = Item(envelope=ENVELOPE, content=[b"x" * 200], size=200)
+    first, large, last = deliver_all(session, [item(0), big, item(2)])
+    assert first.complete is not refused_first
+    assert list(large.refused) == list(ENVELOPE.recipients)
+    assert last.complete
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "group", "committed"),
+    [
+        (Fault(stage="body", action="drop", skip=1, times=1), "unknown", [0]),
+        (Fault(stage="body", action="drop", skip=1, times=1, commit=True), "unknown", [0, 1]),
+        (Fault(stage="body", action="421 4.3.2 bye", skip=1, times=1), "deferred", [0]),
+        (Fault(stage="mail", action="421 4.3.2 too many", skip=1, times=1), "deferred", [0]),
+        (Fault(stage="content", action="drop", skip=1, times=1), "deferred", [0]),
+    ],
+)
+def test_a_loss_in_the_middle_ends_the_row_with_nobody_in_the_wrong_group(
+    open_session: Open, fault: Fault, group: str, committed: list[int]
+) -> None:
+    server, session = open_session(fault)
+    deliveries = list(deliver_all(session, map(item, range(5))))
+    assert deliveries[0].complete
+    assert list(getattr(deliveries[1], group)) == ["a@x.org"]
+    assert all(list(delivery.deferred) == ["a@x.org"] for delivery in deliveries[2:])
+    assert len(deliveries) <= 3, "no further mail was taken"
+    assert subjects(server) == committed
+    assert session.sock is None
+
+
+def test_none_brings_the_mail_under_way_to_its_end(open_session: Open) -> None:
+    server, session = open_session()
+    taken = deliver_all(session, [item(0), None, item(1)])
+    assert next(taken).complete
+    assert subjects(server) == [0]
+    assert next(taken).complete
+    assert next(taken, None) is None
+
+
+def test_who_leaves_in_the_middle_of_a_mail_does_not_send_it(open_session: Open) -> None:
+    server, session = open_session()
+
+    def two_and_a_break() -> Iterator[Item]:
+        yield item(0)
+        raise KeyError("the author's own")
+
+    with pytest.raises(KeyError):
+        list(deliver_all(session, two_and_a_break()))
+    assert session.sock is None
+    time.sleep(0.1)
+    assert not server.committed
+
+
+def test_a_server_whose_replies_do_not_fit_is_spoken_to_one_command_at_a_time(
+    serve: Serve, settings_for: SettingsFor
+) -> None:
+    server = serve(Fault(stage="rcpt", action="garbage", times=1))
+    settings = settings_for(server)
+    with connect(settings) as session:
+        assert session.pipelines
+        assert not send(session).complete
+    with connect(settings) as session:
+        assert not session.pipelines
+        before = server.turns
+        assert send(session).complete
+        assert server.turns - before == len(ENVELOPE.recipients) + 3
+
+
+def test_an_error_of_the_authors_own_within_the_content_ends_the_session(open_session: Open) -> None:
+    server, session = open_session()
+
+    def broken() -> Iterator[bytes]:
+        yield b"Subject: s\r\n\r\n"
+        raise KeyError("the author's own")
+
+    with pytest.raises(KeyError):
+        send(session, content=broken())
+    assert session.sock is None
+    time.sleep(0.1)
+    assert not server.committed

@@ -194,6 +194,7 @@ class FaultServer:
     commands: list[str] = field(default_factory=list)
     clear: bytearray = field(default_factory=bytearray)
     connections: int = 0
+    turns: int = 0
 
     def __enter__(self) -> FaultServer:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -241,8 +242,9 @@ class FaultServer:
                 return
             self.connections += 1
             self._open.append(sock)
-            self._threads.append(threading.Thread(target=_Conversation(self, sock).run, daemon=True))
-            self._threads[-1].start()
+            thread = threading.Thread(target=_Conversation(self, sock).run, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def take(self, stage: str, address: str | None = None) -> Fault | None:
         """Return the fault that is due, and count it."""
@@ -273,8 +275,9 @@ class _Conversation:
         self.server = server
         self.sock = sock
         self.secure = False
+        self.said = False  # something since the client was last heard
         self.buffer = bytearray()
-        self.sender = ""
+        self.sender: str | None = None
         self.recipients: list[str] = []
 
     def run(self) -> None:
@@ -342,16 +345,21 @@ class _Conversation:
         return _decoded(next(self.lines()))
 
     def do_mail(self, argument: str) -> None:
-        self.sender, self.recipients = _path(argument), []
+        if self.sender is not None:
+            self.say("503 5.5.1 nested MAIL")
+            return
         size = re.search(r" SIZE=(\d+)", argument)
         good = size is None or self.server.takes(int(size[1]))
-        self.reply("mail", "250 2.1.0 sender ok" if good else "552 5.3.4 too large")
+        if self.reply("mail", "250 2.1.0 sender ok" if good else "552 5.3.4 too large").startswith("25"):
+            self.sender, self.recipients = _path(argument), []
 
     def do_rcpt(self, argument: str) -> None:
-        recipient = _path(argument)
-        good = len(self.recipients) < self.server.max_recipients
-        said = self.reply("rcpt", "250 2.1.5 ok" if good else "452 4.5.3 too many recipients", address=recipient)
-        if said.startswith("25"):
+        recipient, good = _path(argument), "250 2.1.5 ok"
+        if self.sender is None:
+            good = "503 5.5.1 MAIL first"
+        elif len(self.recipients) >= self.server.max_recipients:
+            good = "452 4.5.3 too many recipients"
+        if self.reply("rcpt", good, address=recipient).startswith("25"):
             self.recipients.append(recipient)
 
     def do_data(self, argument: str) -> None:
@@ -364,10 +372,11 @@ class _Conversation:
         if not self.server.takes(len(content)):
             good = "552 5.3.4 too large"
         fault = self.server.take("body")
-        if good.startswith("250") and (fault is None or fault.commit or fault.action in BENIGN):
+        if self.recipients and good.startswith("250") and (fault is None or fault.commit or fault.action in BENIGN):
             self.server.committed.append(
-                Committed(sender=self.sender, recipients=tuple(self.recipients), content=content, tls=self.secure)
+                Committed(sender=self.sender or "", recipients=tuple(self.recipients), content=content, tls=self.secure)
             )
+        self.sender, self.recipients = None, []
         self.act(fault.action, good) if fault else self.say(good)
 
     def read_content(self) -> tuple[bytes, bool]:
@@ -390,6 +399,7 @@ class _Conversation:
         self.reply("noop", "250 2.0.0 ok")
 
     def do_rset(self, argument: str) -> None:
+        self.sender, self.recipients = None, []
         self.reply("rset", "250 2.0.0 ok")
 
     def do_quit(self, argument: str) -> None:
@@ -425,6 +435,7 @@ class _Conversation:
                 raise _HangUp
 
     def say(self, text: str) -> None:
+        self.said = True
         self.sock.sendall(f"{text}\r\n".encode())
 
     def start_tls(self) -> None:
@@ -461,6 +472,8 @@ class _Conversation:
         octets = self.sock.recv(65536)
         if not octets:
             raise _HangUp
+        self.server.turns += self.said
+        self.said = False
         if not self.secure:
             self.server.clear += octets
         return octets

@@ -42,7 +42,7 @@ class Airflow:
             port = free.getsockname()[1]
         extra = {"security": "none", "from": "me@x.org", "timeout": 300, "data_timeout": 300, "connect_attempts": 1}
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -1,0 +1,259 @@
+"""Many mails over few sessions: a thread each, in the order given, within the provider's limits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from airflow_smtp_interface.mail.delivery import Cause, Delivery, Stage
+from airflow_smtp_interface.mail.errors import MailError
+from airflow_smtp_interface.mail.session import SmtpSession, connect
+from airflow_smtp_interface.mail.transaction import Item, deliver_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airflow_smtp_interface.mail.settings import SmtpSettings
+
+MAX_CONNECTIONS = 10
+_AHEAD = 32  # mails taken in for each connection before the first of them has to be done
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One mail between intake and result."""
+
+    item: Item
+    delivery: Delivery | None = None
+    error: Exception | None = None
+    tries: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.delivery is not None or self.error is not None
+
+
+def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int) -> Iterator[Delivery]:
+    """Send mails over several sessions and yield what became of each, in their order.
+
+    A lost connection is opened anew and goes on with the first mail that nobody can have; one whose last answer was
+    lost is reported as unknown and not sent again. Closing the generator stops the intake and brings the mails under
+    way to their end.
+
+    :param items: taken in as the results are taken out, a bounded number ahead; an error it raises comes through after
+        the results of the mails before it.
+    :param connections: 1 to 10 sessions; each is opened when there is a mail for it.
+    :raises DeliveryError: where no session can be opened.
+    """
+    if not 1 <= connections <= MAX_CONNECTIONS:
+        raise ValueError(f"connections: {connections} is not between 1 and {MAX_CONNECTIONS}")
+    pool = _Pool(settings, connections)
+    window: deque[_Job] = deque()
+    intake, failure = iter(items), None
+    try:
+        while True:
+            while failure is None and len(window) < connections * _AHEAD:
+                try:
+                    item = next(intake, None)
+                except Exception as error:  # noqa: BLE001 the author's own: the mails before it come first
+                    failure, item = error, None
+                if item is None:
+                    break
+                window.append(pool.put(item))
+            if not window:
+                break
+            job = window.popleft()
+            pool.wait_for(job)
+            if job.error:
+                raise job.error
+            assert job.delivery is not None  # what is done has one of the two
+            yield job.delivery
+        if failure:
+            raise failure
+    finally:
+        pool.close()
+        _log_the_rest(window)
+
+
+def _log_the_rest(window: Iterable[_Job]) -> None:
+    """Say what became of mails whose results nobody took."""
+    sent = [job for job in window if job.delivery]
+    if window:
+        accepted = sum(len(job.delivery.accepted) for job in sent if job.delivery)
+        unsent = sum(1 for job in window if not job.delivery)
+        _log.warning(
+            "Bulk sending was ended early: of the mails taken in, %d more were brought to their end (%d recipients "
+            "accepted), %d were not sent",
+            len(sent),
+            accepted,
+            unsent,
+        )
+
+
+class _Pool:
+    """Threads with a session each, and the jobs between them."""
+
+    def __init__(self, settings: SmtpSettings, connections: int) -> None:
+        self._settings = settings
+        self._connections = connections
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._closing = threading.Event()
+        self._idle = 0
+        self._alive = 0
+        self._threads: list[threading.Thread] = []
+        self._pace = _Pace(settings.messages_per_minute)
+
+    def put(self, item: Item) -> _Job:
+        """Take in a mail."""
+        job = _Job(item)
+        with self._changed:
+            self._jobs.append(job)
+            if self._idle < len(self._jobs) and len(self._threads) < self._connections:
+                self._alive += 1
+                self._threads.append(threading.Thread(target=self._work, name="smtp-interface", daemon=True))
+                self._threads[-1].start()
+            self._changed.notify_all()
+        return job
+
+    def wait_for(self, job: _Job) -> None:
+        """Return when a mail has a result."""
+        with self._changed:
+            self._changed.wait_for(lambda: job.is_done)
+
+    def close(self) -> None:
+        """Stop: mails under way come to their end, the others are not sent."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        again: deque[_Job] = deque()  # taken, but lost with a session before anybody could get them
+        session: SmtpSession | None = None
+        try:
+            while first := again.popleft() if again else self._take(wait=True):
+                if session is None or not session.is_usable():
+                    session = connect(self._settings)
+                again.extendleft(reversed(self._run(session, first, again)))
+                if session.sock and self._is_worn(session):
+                    session.leave()
+        except MailError as error:
+            self._give_up(error, [*([first] if first else []), *again])
+        finally:
+            if session:
+                session.leave()
+
+    def _run(self, session: SmtpSession, first: _Job, again: deque[_Job]) -> list[_Job]:
+        """Send mails in a row until there is none, or the session is closed or has had its share.
+
+        :return: those that have to be sent over another session.
+        """
+        under_way: deque[_Job] = deque()
+
+        def items() -> Iterator[Item | None]:
+            job: _Job | None = first
+            while True:
+                if under_way and (job is None or self._pace.is_full()):
+                    yield None  # the mail under way is not held back while nothing follows it
+                if job is None or not self._pace.wait(self._closing):
+                    return
+                under_way.append(job)
+                session.mails += 1
+                yield job.item
+                job = None
+                if not self._is_worn(session):
+                    job = again.popleft() if again else self._take(wait=False)
+
+        retry: list[_Job] = []
+        try:
+            for delivery in deliver_all(session, items()):
+                job = under_way.popleft()
+                job.tries += 1
+                if job.tries == 1 and _may_go_over_another_session(delivery, fresh=session.mails == 1):
+                    retry.append(job)
+                    session.close()
+                else:
+                    self._finish(job, delivery)
+        except Exception as error:  # noqa: BLE001 whatever an attachment's own code raises belongs to its mail
+            session.close()
+            self._finish(under_way.popleft(), error)
+        return retry
+
+    def _is_worn(self, session: SmtpSession) -> bool:
+        share = self._settings.messages_per_connection
+        return share is not None and session.mails >= share
+
+    def _take(self, *, wait: bool) -> _Job | None:
+        """Return the next mail that nobody has begun; None if there is none, or the pool is closing."""
+        with self._changed:
+            if wait:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._jobs or self._closing.is_set())
+                self._idle -= 1
+            return self._jobs.popleft() if self._jobs and not self._closing.is_set() else None
+
+    def _finish(self, job: _Job, result: Delivery | Exception) -> None:
+        with self._changed:
+            if isinstance(result, Delivery):
+                job.delivery = result
+            else:
+                job.error = result
+            self._changed.notify_all()
+
+    def _give_up(self, error: MailError, jobs: list[_Job]) -> None:
+        """Leave the mails to the other threads; if there is none, no session can be opened for anybody."""
+        with self._changed:
+            self._jobs.extendleft(reversed(jobs))
+            self._alive -= 1
+            if not self._alive:
+                for job in self._jobs:
+                    job.error = error
+                self._jobs.clear()
+            self._changed.notify_all()
+
+
+class _Pace:
+    """Keeps to a number of mails in any minute."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self._lock = threading.Lock()
+        self._begun: deque[float] | None = deque(maxlen=per_minute) if per_minute else None
+
+    def is_full(self) -> bool:
+        """Whether the next mail has to wait."""
+        begun = self._begun
+        return begun is not None and len(begun) == begun.maxlen and begun[0] + 60 > monotonic()
+
+    def wait(self, closing: threading.Event) -> bool:
+        """Wait until the next mail may begin; say whether it may, or sending has been ended meanwhile."""
+        if self._begun is None:
+            return True
+        with self._lock:
+            if len(self._begun) == self._begun.maxlen and closing.wait(max(0.0, self._begun[0] + 60 - monotonic())):
+                return False
+            self._begun.append(monotonic())
+            return True
+
+
+def _may_go_over_another_session(delivery: Delivery, *, fresh: bool) -> bool:
+    """Whether nobody can have a mail, and the reason lies in the session rather than in the mail.
+
+    :param fresh: whether it was the session's first mail; then the server is as unwilling to take the next one.
+    """
+    if delivery.accepted or delivery.unknown or delivery.refused:
+        return False
+    failure = next(iter(delivery.deferred.values()))
+    if failure.cause is Cause.ODD_REPLY:
+        return True  # the next session speaks one command at a time
+    lost = failure.reply is None or failure.reply.code == 421
+    # A sender who was welcome before is not now: "too many messages in this connection".
+    too_many = failure.stage is Stage.SENDER
+    return not fresh and failure.cause is not Cause.CONTENT_UNREADABLE and (lost or too_many)
