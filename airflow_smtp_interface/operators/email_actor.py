@@ -1,32 +1,12 @@
-"""EmailActorOperator: a task that sends one mail."""
+"""EmailActorOperator: a task that sends one mail. What sends it is imported when it runs, not when a Dag is parsed."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow_smtp_interface.hooks.smtp_interface import SmtpInterfaceHook, open_url
-from airflow_smtp_interface.mail.attachment import Attachment, parse_attachments
-from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Stage
-from airflow_smtp_interface.mail.errors import (
-    DeliveryError,
-    InterfaceInactive,
-    InvalidEmail,
-    MailError,
-    OutcomeUnknown,
-    TransientDeliveryError,
-    incomplete_error,
-)
-from airflow_smtp_interface.mail.message import Email
-from airflow_smtp_interface.mail.values import one_line
-from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
-from airflow_smtp_interface.operators.ledger import Ledger
 from airflow_smtp_interface.operators.templates import RenderedTexts
-from airflow_smtp_interface.operators.waiting import DELAYS, Waiting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -87,7 +67,8 @@ class EmailActorOperator(RenderedTexts):
     template_ext = (".html.j2", ".txt.j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "html", "headers": "json"}
     ui_color = "#e6faf9"
-    delays: ClassVar[Sequence[timedelta]] = DELAYS
+    delays: ClassVar[Sequence[timedelta]] = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60))
+    """Before the first, second, … further attempt of a deferred task; the last from then on (RFC 5321 4.5.4.1)."""
 
     def __init__(
         self,
@@ -105,7 +86,7 @@ class EmailActorOperator(RenderedTexts):
         attachment_name: str | None = None,
         attachments: AttachmentsInput = None,
         headers: Mapping[str, str] | None = None,
-        smtp_interface_conn_id: str = SmtpInterfaceHook.default_conn_name,
+        smtp_interface_conn_id: str = "smtp_interface_default",
         autoescape: bool = True,
         on_refused: Literal["fail", "warn"] = "fail",
         on_unknown: Literal["fail", "resend"] = "fail",
@@ -145,148 +126,20 @@ class EmailActorOperator(RenderedTexts):
         :raises OutcomeUnknown: if the answer was lost and ``on_unknown`` says that the mail is to be sent again.
         :raises TaskDeferred: if trying again can help and the task is ``deferrable``.
         """
-        return self._attempt(context, Waiting())
+        from airflow_smtp_interface.operators.attempt import Attempt
+        from airflow_smtp_interface.operators.waiting import Waiting
+
+        return Attempt(self, context, Waiting()).run()
 
     def resume(self, context: Context, event: object = None, **waiting: Any) -> dict[str, object]:
         """Go on after a wait, as :meth:`execute` does; Airflow has rendered the templates anew."""
-        if not waiting:
-            raise AirflowFailException(
-                "Airflow has not kept what this deferred task knew of its earlier attempts (dag.test() loses it), so "
-                "nothing more is sent: some might get the mail twice. Run the Dag under a scheduler and a triggerer."
-            )
-        return self._attempt(context, Waiting.from_kwargs(**waiting))
+        from airflow_smtp_interface.operators.attempt import Attempt
+        from airflow_smtp_interface.operators.waiting import Waiting
 
-    def _attempt(self, context: Context, waiting: Waiting) -> dict[str, object]:
-        try:
-            with SmtpInterfaceHook(self.smtp_interface_conn_id) as hook:
-                hook.settings.check_active()
-                return self._send(hook, context, waiting)
-        except TransientDeliveryError:
-            raise
-        except InterfaceInactive as error:
-            kind = AirflowSkipException if self.on_inactive == "skip" else AirflowFailException
-            raise kind(str(error)) from error
-        except MailError as error:
-            if isinstance(error, OutcomeUnknown) and self.on_unknown == "resend":
-                raise
-            raise AirflowFailException(str(error)) from error
-
-    def _send(self, hook: SmtpInterfaceHook, context: Context, waiting: Waiting) -> dict[str, object]:
-        email = hook.addressed(self._compose())
-        assert email.sender is not None  # addressed has seen to it
-        message_id = waiting.message_id or _message_id(context, email.sender.domain)
-        ledger = Ledger.open(context, message_id=message_id, accepted=waiting.accepted)
-        email = replace(email, message_id=ledger.message_id)
-        envelope = email.envelope
-        left = ledger.left(envelope.recipients)
-        if not left:
-            self.log.warning("Nothing is left to send: everybody has mail %s from an earlier try.", ledger.message_id)
-            sent = Delivery(message_id=ledger.message_id, sender=envelope.sender)
-            return {**self._result(sent, ledger), "already_sent": True}
-        if ledger.in_flight:
-            self._decide_on_doubt(ledger, hook, envelope.sender)
-        try:
-            delivery = hook.deliver(email, replace(envelope, recipients=left), before_end=partial(ledger.begin, left))
-            ledger.record(delivery)
-        except DeliveryError as error:
-            delivery = self._after_failure(error, ledger, waiting)
-        return self._result(delivery, ledger)
-
-    def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
-        """Look at what an earlier try left open: it was ended after the final dot, before its answer was recorded."""
-        why = Failure(
-            stage=Stage.ACCEPTANCE, text="an earlier try ended before the answer was recorded", cause=Cause.LOST
-        )
-        doubt = Delivery(
-            message_id=ledger.message_id,
-            sender=sender,
-            accepted=tuple(ledger.accepted),
-            unknown=dict.fromkeys(ledger.in_flight, why),
-        )
-        error = incomplete_error(doubt, where=hook.settings.where)
-        if self.on_unknown == "fail" and error:
-            raise error
-        self.log.warning("%s It is sent again (on_unknown).", error)
-
-    def _after_failure(self, error: DeliveryError, ledger: Ledger, waiting: Waiting) -> Delivery:
-        """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""
-        delivery = error.delivery
-        if delivery:
-            ledger.record(delivery)
-            only_refused = not (delivery.deferred or delivery.unknown)
-            if self.on_refused == "warn" and only_refused and ledger.accepted:
-                ledger.finish(delivery)
-                self.log.warning("%s Ended green all the same (on_refused).", error)
-                return delivery
-        if isinstance(error, TransientDeliveryError):
-            if self.deferrable:
-                self._defer(error, ledger, waiting)
-            if ledger.accepted and ledger.store is None:
-                # Airflow would try again for everybody, and those who have the mail would get it twice.
-                raise AirflowFailException(
-                    f"{error} Not retried, because some recipients have it already, and this Airflow keeps no record "
-                    "of them over retries (3.3 does); deferrable=True goes on with the rest."
-                ) from error
-        raise error
-
-    def _defer(self, error: TransientDeliveryError, ledger: Ledger, waiting: Waiting) -> None:
-        """Hand the slot back and wait in the triggerer, unless the time is over."""
-        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
-        further = waiting.next(
-            message_id=ledger.message_id, accepted=ledger.accepted, delays=self.delays, max_wait=self.max_wait
-        )
-        if further is None:
-            self.log.error("Given up after %d attempts, max_wait is over.", waiting.attempt + 1)
-            return
-        waiting, delay = further
-        self.log.warning("%s Attempt %d follows in %s.", error, waiting.attempt + 1, delay)
-        self.defer(trigger=TimeDeltaTrigger(delay), method_name="resume", kwargs=waiting.as_kwargs())
-
-    def _result(self, delivery: Delivery, ledger: Ledger) -> dict[str, object]:
-        """Return everybody accepted in this generation, and in this try."""
-        result = delivery.as_dict()
-        refused = ledger.refused or result["refused"]
-        accepted = {"accepted": list(ledger.accepted), "this_try": list(delivery.accepted), "refused": refused}
-        return {**result, **accepted, "subject": self.subject}
-
-    def _compose(self) -> Email:
-        return Email.compose(
-            subject=self.subject,
-            body=self.body,
-            recipients=self.recipients,
-            is_html=self.is_html,
-            text=self.text,
-            cc=self.cc,
-            bcc=self.bcc,
-            sender=self.sender,
-            reply_to=self.reply_to,
-            attachments=(*self._actor_attachment(), *parse_attachments(self.attachments, open_url=open_url)),
-            headers=self.headers,
-        )
-
-    def _actor_attachment(self) -> Iterable[Attachment]:
-        """Make the attachment of the actor's two inputs, content and name."""
-        if self.attachment is None and self.attachment_name is None:
-            return
-        if self.attachment is None or not self.attachment_name:
-            missing = "attachment" if self.attachment is None else "attachment_name"
-            raise InvalidEmail(f"{missing}: is missing; attachment (content) and attachment_name go together")
-        name = one_line(self.attachment_name, field="attachment_name")
-        if isinstance(self.attachment, bytes):
-            yield Attachment.from_bytes(self.attachment, name=name)
-        else:
-            yield Attachment.from_text(self.attachment, name=name)
+        return Attempt(self, context, Waiting.from_kwargs(**waiting)).run()
 
 
 def _choice(field: str, value: str, *choices: str) -> str:
     if value not in choices:
         raise ValueError(f"{field}: {value!r} is none of {', '.join(choices)}")
     return value
-
-
-def _message_id(context: Context, domain: str) -> str:
-    """Return a Message-ID that stays the same over the retries of a task and changes when a human clears it."""
-    ti = context["ti"]
-    name = "\0".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.max_tries, domain)))
-    return f"<{hashlib.sha256(name.encode()).hexdigest()[:32]}@{domain}>"

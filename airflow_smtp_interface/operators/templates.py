@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import jinja2.nativetypes
 from airflow.sdk import BaseOperator
 
-from airflow_smtp_interface.mail.attachment import Attachment
-from airflow_smtp_interface.mail.values import parse_bool
 from airflow_smtp_interface.operators.exceptions import AirflowFailException
 
 if TYPE_CHECKING:
@@ -100,6 +98,8 @@ class RenderedTexts(BaseOperator):
         return breaks.pop() if breaks else "\n"
 
     def _is_html(self) -> bool:
+        from airflow_smtp_interface.mail.values import parse_bool
+
         try:
             return parse_bool(self.is_html)
         except ValueError as error:
@@ -121,6 +121,8 @@ def _render_attachments(
     :param whole: the environment for one template that gives all attachments.
     :param parts: the environment for a path or a name, which is text.
     """
+
+    from airflow_smtp_interface.mail.attachment import Attachment
 
     def path(source: Any) -> Any:
         # Airflow 3.1 would take Path.resolve for the resolving of an XCom.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-DELAYS = (*(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30)), timedelta(hours=1))
-"""Before the first, second, … further attempt; the last one from then on (RFC 5321 section 4.5.4.1)."""
+from airflow_smtp_interface.operators.exceptions import AirflowFailException
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +26,17 @@ class Waiting:
     deadline: datetime | None = None
 
     @classmethod
-    def from_kwargs(cls, *, message_id: str, accepted: Mapping[str, str], attempt: int, deadline: str) -> Waiting:
-        """Read what :meth:`as_kwargs` has written."""
-        return cls(message_id=message_id, accepted=accepted, attempt=attempt, deadline=datetime.fromisoformat(deadline))
+    def from_kwargs(cls, **kwargs: Any) -> Waiting:
+        """Read what :meth:`as_kwargs` has written.
+
+        :raises AirflowFailException: if Airflow has lost it.
+        """
+        if not kwargs:
+            raise AirflowFailException(
+                "Airflow has not kept what this deferred task knew of its earlier attempts (dag.test() loses it), so "
+                "nothing more is sent: some might get the mail twice. Run the Dag under a scheduler and a triggerer."
+            )
+        return cls(**{**kwargs, "deadline": datetime.fromisoformat(kwargs["deadline"])})
 
     def as_kwargs(self) -> dict[str, object]:
         """Return JSON values for the method that resumes the task."""

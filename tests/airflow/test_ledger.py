@@ -14,7 +14,7 @@ from airflow_smtp_interface.inbox import Inbox
 from airflow_smtp_interface.mail.errors import OutcomeUnknown, TransientDeliveryError
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 from airflow_smtp_interface.operators.exceptions import AirflowFailException
-from airflow_smtp_interface.operators.waiting import DELAYS, Waiting
+from airflow_smtp_interface.operators.waiting import Waiting
 from tests.airflow.running import HAS_STORE, Store, mail_task, run_dag, run_task, run_through_waits
 from tests.peers.fault_server import Fault, FaultServer
 
@@ -214,22 +214,27 @@ def test_mapped_tasks_have_a_mail_each(inbox: Inbox) -> None:
 def test_delays_grow_up_to_an_hour_and_end_with_the_deadline() -> None:
     waiting, delays = Waiting(), []
     for _ in range(6):
-        further = waiting.next(message_id="<1@x>", accepted={}, delays=DELAYS, max_wait=timedelta(hours=9))
+        further = waiting.next(
+            message_id="<1@x>", accepted={}, delays=EmailActorOperator.delays, max_wait=timedelta(hours=9)
+        )
         assert further
         waiting, delay = further
         delays.append(delay.total_seconds() / 60)
     assert delays == [1, 5, 15, 30, 60, 60]
     near = Waiting(attempt=9, deadline=datetime.now(UTC) + timedelta(minutes=2))
-    further = near.next(message_id="<1@x>", accepted={}, delays=DELAYS, max_wait=timedelta())
+    further = near.next(message_id="<1@x>", accepted={}, delays=EmailActorOperator.delays, max_wait=timedelta())
     assert further
     assert further[1] <= timedelta(minutes=2)
     over = Waiting(attempt=9, deadline=datetime.now(UTC))
-    assert over.next(message_id="<1@x>", accepted={}, delays=DELAYS, max_wait=timedelta()) is None
+    assert over.next(message_id="<1@x>", accepted={}, delays=EmailActorOperator.delays, max_wait=timedelta()) is None
 
 
 def test_what_goes_on_is_json_without_body_or_secret() -> None:
     waiting, _ = Waiting().next(  # type: ignore[misc]
-        message_id="<1@x>", accepted={"a@x.org": "250 ok"}, delays=DELAYS, max_wait=timedelta(hours=4)
+        message_id="<1@x>",
+        accepted={"a@x.org": "250 ok"},
+        delays=EmailActorOperator.delays,
+        max_wait=timedelta(hours=4),
     )
     kwargs = waiting.as_kwargs()
     assert set(kwargs) == {"message_id", "accepted", "attempt", "deadline"}

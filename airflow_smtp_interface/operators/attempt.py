@@ -1,0 +1,180 @@
+"""One attempt of a task to send its mail to those who do not have it yet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from airflow_smtp_interface.hooks.smtp_interface import SmtpInterfaceHook, open_url
+from airflow_smtp_interface.mail.attachment import Attachment, parse_attachments
+from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Stage
+from airflow_smtp_interface.mail.errors import (
+    DeliveryError,
+    InterfaceInactive,
+    InvalidEmail,
+    MailError,
+    OutcomeUnknown,
+    TransientDeliveryError,
+    incomplete_error,
+)
+from airflow_smtp_interface.mail.message import Email
+from airflow_smtp_interface.mail.values import one_line
+from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
+from airflow_smtp_interface.operators.ledger import Ledger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_smtp_interface.operators.email_actor import EmailActorOperator
+    from airflow_smtp_interface.operators.waiting import Waiting
+
+
+class Attempt:
+    """Composes a task's mail, sends it to those left, and keeps the ledger.
+
+    :param operator: with rendered fields.
+    :param waiting: what is known of earlier attempts of a deferred task.
+    """
+
+    def __init__(self, operator: EmailActorOperator, context: Context, waiting: Waiting) -> None:
+        self._operator = operator
+        self._context = context
+        self._waiting = waiting
+
+    def run(self) -> dict[str, object]:
+        """Send the mail, and say in Airflow's words how it ended; see ``EmailActorOperator.execute``."""
+        try:
+            with SmtpInterfaceHook(self._operator.smtp_interface_conn_id) as hook:
+                hook.settings.check_active()
+                return self._send(hook)
+        except TransientDeliveryError:
+            raise
+        except InterfaceInactive as error:
+            kind = AirflowSkipException if self._operator.on_inactive == "skip" else AirflowFailException
+            raise kind(str(error)) from error
+        except MailError as error:
+            if isinstance(error, OutcomeUnknown) and self._operator.on_unknown == "resend":
+                raise
+            raise AirflowFailException(str(error)) from error
+
+    def _send(self, hook: SmtpInterfaceHook) -> dict[str, object]:
+        email = hook.addressed(self._compose())
+        assert email.sender is not None  # addressed has seen to it
+        message_id = self._waiting.message_id or _message_id(self._context, email.sender.domain)
+        ledger = Ledger.open(self._context, message_id=message_id, accepted=self._waiting.accepted)
+        email = replace(email, message_id=ledger.message_id)
+        envelope = email.envelope
+        left = ledger.left(envelope.recipients)
+        if not left:
+            self._operator.log.warning(
+                "Nothing is left to send: everybody has mail %s from an earlier try.", ledger.message_id
+            )
+            sent = Delivery(message_id=ledger.message_id, sender=envelope.sender)
+            return {**self._result(sent, ledger), "already_sent": True}
+        if ledger.in_flight:
+            self._decide_on_doubt(ledger, hook, envelope.sender)
+        try:
+            delivery = hook.deliver(email, replace(envelope, recipients=left), before_end=partial(ledger.begin, left))
+            ledger.record(delivery)
+        except DeliveryError as error:
+            delivery = self._after_failure(error, ledger)
+        return self._result(delivery, ledger)
+
+    def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
+        """Look at what an earlier try left open: it was ended after the final dot, before its answer was recorded."""
+        why = Failure(
+            stage=Stage.ACCEPTANCE, text="an earlier try ended before the answer was recorded", cause=Cause.LOST
+        )
+        doubt = Delivery(
+            message_id=ledger.message_id,
+            sender=sender,
+            accepted=tuple(ledger.accepted),
+            unknown=dict.fromkeys(ledger.in_flight, why),
+        )
+        error = incomplete_error(doubt, where=hook.settings.where)
+        if self._operator.on_unknown == "fail" and error:
+            raise error
+        self._operator.log.warning("%s It is sent again (on_unknown).", error)
+
+    def _after_failure(self, error: DeliveryError, ledger: Ledger) -> Delivery:
+        """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""
+        delivery = error.delivery
+        if delivery:
+            ledger.record(delivery)
+            only_refused = not (delivery.deferred or delivery.unknown)
+            if self._operator.on_refused == "warn" and only_refused and ledger.accepted:
+                ledger.finish(delivery)
+                self._operator.log.warning("%s Ended green all the same (on_refused).", error)
+                return delivery
+        if isinstance(error, TransientDeliveryError):
+            if self._operator.deferrable:
+                self._defer(error, ledger)
+            if ledger.accepted and ledger.store is None:
+                # Airflow would try again for everybody, and those who have the mail would get it twice.
+                raise AirflowFailException(
+                    f"{error} Not retried, because some recipients have it already, and this Airflow keeps no record "
+                    "of them over retries (3.3 does); deferrable=True goes on with the rest."
+                ) from error
+        raise error
+
+    def _defer(self, error: TransientDeliveryError, ledger: Ledger) -> None:
+        """Hand the slot back and wait in the triggerer, unless the time is over."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        operator = self._operator
+        further = self._waiting.next(
+            message_id=ledger.message_id, accepted=ledger.accepted, delays=operator.delays, max_wait=operator.max_wait
+        )
+        if further is None:
+            self._operator.log.error("Given up after %d attempts, max_wait is over.", self._waiting.attempt + 1)
+            return
+        waiting, delay = further
+        self._operator.log.warning("%s Attempt %d follows in %s.", error, waiting.attempt + 1, delay)
+        self._operator.defer(trigger=TimeDeltaTrigger(delay), method_name="resume", kwargs=waiting.as_kwargs())
+
+    def _result(self, delivery: Delivery, ledger: Ledger) -> dict[str, object]:
+        """Return everybody accepted in this generation, and in this try."""
+        result = delivery.as_dict()
+        refused = ledger.refused or result["refused"]
+        accepted = {"accepted": list(ledger.accepted), "this_try": list(delivery.accepted), "refused": refused}
+        return {**result, **accepted, "subject": self._operator.subject}
+
+    def _compose(self) -> Email:
+        operator = self._operator
+        return Email.compose(
+            subject=operator.subject,
+            body=operator.body,
+            recipients=operator.recipients,
+            is_html=operator.is_html,
+            text=operator.text,
+            cc=operator.cc,
+            bcc=operator.bcc,
+            sender=operator.sender,
+            reply_to=operator.reply_to,
+            attachments=(*self._actor_attachment(), *parse_attachments(operator.attachments, open_url=open_url)),
+            headers=operator.headers,
+        )
+
+    def _actor_attachment(self) -> Iterable[Attachment]:
+        """Make the attachment of the actor's two inputs, content and name."""
+        operator = self._operator
+        if operator.attachment is None and operator.attachment_name is None:
+            return
+        if operator.attachment is None or not operator.attachment_name:
+            missing = "attachment" if operator.attachment is None else "attachment_name"
+            raise InvalidEmail(f"{missing}: is missing; attachment (content) and attachment_name go together")
+        name = one_line(operator.attachment_name, field="attachment_name")
+        if isinstance(operator.attachment, bytes):
+            yield Attachment.from_bytes(operator.attachment, name=name)
+        else:
+            yield Attachment.from_text(operator.attachment, name=name)
+
+
+def _message_id(context: Context, domain: str) -> str:
+    """Return a Message-ID that stays the same over the retries of a task and changes when a human clears it."""
+    ti = context["ti"]
+    name = "\0".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.max_tries, domain)))
+    return f"<{hashlib.sha256(name.encode()).hexdigest()[:32]}@{domain}>"
