@@ -145,7 +145,7 @@ def parse_attachments(
     :param open_url: makes a stored file of a URL; without it URLs are refused.
     :raises InvalidEmail: if one of them cannot be attached.
     """
-    if attachments is None:
+    if attachments is None or attachments == ():
         return ()
     if isinstance(attachments, str):
         with suppress(ValueError):  # "(draft)" is a path

@@ -102,7 +102,10 @@ class _Pool:
     def __init__(self, settings: SmtpSettings, connections: int) -> None:
         self._settings = settings
         self._connections = connections
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._offered = threading.Condition(self._lock)  # threads wait for a mail
+        self._answered = threading.Condition(self._lock)  # the caller waits for one result
+        self._awaited: _Job | None = None
         self._jobs: deque[_Job] = deque()
         self._closing = threading.Event()
         self._idle = 0
@@ -113,25 +116,27 @@ class _Pool:
     def put(self, item: Item) -> _Job:
         """Take in a mail."""
         job = _Job(item)
-        with self._changed:
+        with self._lock:
             self._jobs.append(job)
             if self._idle < len(self._jobs) and len(self._threads) < self._connections:
                 self._alive += 1
                 self._threads.append(threading.Thread(target=self._work, name="smtp-interface", daemon=True))
                 self._threads[-1].start()
-            self._changed.notify_all()
+            elif self._idle:
+                self._offered.notify()
         return job
 
     def wait_for(self, job: _Job) -> None:
         """Return when a mail has a result."""
-        with self._changed:
-            self._changed.wait_for(lambda: job.is_done)
+        with self._lock:
+            self._awaited = job
+            self._answered.wait_for(lambda: job.is_done)
 
     def close(self) -> None:
         """Stop: mails under way come to their end, the others are not sent."""
-        with self._changed:
+        with self._lock:
             self._closing.set()
-            self._changed.notify_all()
+            self._offered.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -193,31 +198,33 @@ class _Pool:
 
     def _take(self, *, wait: bool) -> _Job | None:
         """Return the next mail that nobody has begun; None if there is none, or the pool is closing."""
-        with self._changed:
+        with self._lock:
             if wait:
                 self._idle += 1
-                self._changed.wait_for(lambda: self._jobs or self._closing.is_set())
+                self._offered.wait_for(lambda: self._jobs or self._closing.is_set())
                 self._idle -= 1
             return self._jobs.popleft() if self._jobs and not self._closing.is_set() else None
 
     def _finish(self, job: _Job, result: Delivery | Exception) -> None:
-        with self._changed:
+        with self._lock:
             if isinstance(result, Delivery):
                 job.delivery = result
             else:
                 job.error = result
-            self._changed.notify_all()
+            if job is self._awaited:
+                self._answered.notify()
 
     def _give_up(self, error: MailError, jobs: list[_Job]) -> None:
         """Leave the mails to the other threads; if there is none, no session can be opened for anybody."""
-        with self._changed:
+        with self._lock:
             self._jobs.extendleft(reversed(jobs))
             self._alive -= 1
             if not self._alive:
                 for job in self._jobs:
                     job.error = error
                 self._jobs.clear()
-            self._changed.notify_all()
+            self._offered.notify_all()
+            self._answered.notify()
 
 
 class _Pace:

@@ -109,7 +109,6 @@ def test_refusals_and_deferrals_are_results_not_exceptions(serve: Serve, setting
         Fault(stage="mail", action="452 4.7.0 too many messages in this connection", skip=4, times=1),
         Fault(stage="rcpt", action="drop", skip=4, times=1),
         Fault(stage="data", action="reset", skip=4, times=1),
-        Fault(stage="content", action="drop", skip=4, times=1),
         Fault(stage="body", action="421 4.3.2 going down", skip=4, times=1),
         Fault(stage="rcpt", action="garbage", skip=4, times=1),
         Fault(stage="data", action="250 not what was asked", times=1),

@@ -439,7 +439,6 @@ def test_a_mail_that_does_not_fit_disturbs_no_other(open_session: Open, refused_
         (Fault(stage="body", action="drop", skip=1, times=1, commit=True), "unknown", [0, 1]),
         (Fault(stage="body", action="421 4.3.2 bye", skip=1, times=1), "deferred", [0]),
         (Fault(stage="mail", action="421 4.3.2 too many", skip=1, times=1), "deferred", [0]),
-        (Fault(stage="content", action="drop", skip=1, times=1), "deferred", [0]),
     ],
 )
 def test_a_loss_in_the_middle_ends_the_row_with_nobody_in_the_wrong_group(
