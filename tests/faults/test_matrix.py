@@ -6,13 +6,15 @@ import json
 import re
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from airflow_smtp_interface.hooks.smtp_interface import SmtpInterfaceHook
 from airflow_smtp_interface.mail.delivery import Delivery, Stage
-from airflow_smtp_interface.mail.errors import DeliveryError
+from airflow_smtp_interface.mail.errors import DeliveryError, TransientDeliveryError, incomplete_error
+from airflow_smtp_interface.mail.message import Email
 from airflow_smtp_interface.mail.settings import Security
 from tests.faults.cells import BOTH, CELLS, PASSWORD, TIMEOUT, USER, Cell
 from tests.peers.fault_server import Authority, FaultServer
@@ -67,9 +69,24 @@ def send(attachments: dict[str, str]) -> tuple[Delivery | None, DeliveryError | 
     return delivery, None
 
 
+def send_in_bulk(attachments: dict[str, str]) -> tuple[Delivery | None, DeliveryError | None]:
+    email = Email.compose(subject="Quarterly", body="Figures", recipients=BOTH, attachments=attachments)
+    try:
+        with SmtpInterfaceHook("matrix") as hook:
+            (delivery,) = hook.send_all([email], connections=1)
+            return delivery, incomplete_error(delivery, where=hook.settings.where)
+    except DeliveryError as error:
+        return error.delivery, error
+
+
+@pytest.mark.parametrize("send", [send, send_in_bulk])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_nothing_is_lost_nothing_comes_twice_and_the_cause_is_named(
-    cell: Cell, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cell: Cell,
+    send: Callable[[dict[str, str]], tuple[Delivery | None, DeliveryError | None]],
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     attachments = {}
     if cell.attachment:
@@ -84,10 +101,25 @@ def test_nothing_is_lost_nothing_comes_twice_and_the_cause_is_named(
         took = time.monotonic() - started
         server.settle()
 
+    if send is send_in_bulk and server.connections == cell.connections + 1:
+        check_second_session(cell, delivery, server)
+        return
     check_error(cell, error)
     check_recipients(cell, delivery)
     check_server(cell, server)
     assert cell.pauses <= took < cell.seconds + 2 * cell.pauses + OWN_SECONDS
+
+
+def check_second_session(cell: Cell, delivery: Delivery | None, server: FaultServer) -> None:
+    """After a reply that does not fit, bulk sending goes on one command at a time: once, and if nobody has the mail."""
+    assert cell.error is TransientDeliveryError
+    assert cell.stage in (Stage.SENDER, Stage.RECIPIENT, Stage.DATA, Stage.CONTENT)
+    assert delivery
+    if delivery.complete:
+        assert server.copies == dict.fromkeys(BOTH, 1)
+    else:
+        check_recipients(cell, delivery)
+        assert server.copies == cell.copies
 
 
 def check_error(cell: Cell, error: DeliveryError | None) -> None:
