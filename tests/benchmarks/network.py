@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import subprocess
 import threading
@@ -47,14 +48,18 @@ def network(milliseconds: float) -> Iterator[Network]:
         return
     # The sink's end first. Devices vanish with their descriptors, whatever becomes of this process.
     ends = [_End(f"mb{os.getpid()}{side}", address) for side, address in (("s", _SERVER), ("c", _CLIENT))]
+    carriers: list[_Carrier] = []
     try:
         for end, other in zip(ends, reversed(ends), strict=True):
             end.open(other.address)
         for source, target in zip(ends, reversed(ends), strict=True):
-            _Carrier(source.descriptor, target.descriptor, milliseconds / 2000).start()
+            carriers.append(_Carrier(source.descriptor, target.descriptor, milliseconds / 2000))
+            carriers[-1].start()
         server, client = (("ip", "netns", "exec", end.name) for end in ends)
         yield Network(host=_SERVER, server=server, client=client)
     finally:
+        for carrier in carriers:
+            carrier.stop()  # before its descriptors are closed: their numbers may be another file's at once
         for end in ends:
             end.close()
 
@@ -89,29 +94,32 @@ class _Carrier:
         self._source, self._target, self._seconds = source, target, seconds
         self._packets: deque[tuple[float, bytes]] = deque()
         self._more = threading.Semaphore(0)
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._take, self._give)]
 
     def start(self) -> None:
-        for work in (self._take, self._give):
-            threading.Thread(target=work, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let go of the descriptors."""
+        self._stopped.set()
+        self._more.release()
+        for thread in self._threads:
+            thread.join()
 
     def _take(self) -> None:
-        try:
-            while True:
+        while not self._stopped.is_set():
+            if select.select([self._source], [], [], 0.1)[0]:
                 packet = os.read(self._source, 65536)
                 self._packets.append((time.monotonic() + self._seconds, packet))
                 self._more.release()
-        except OSError:
-            pass  # the namespace is gone
 
     def _give(self) -> None:
-        while self._more.acquire():
+        while self._more.acquire() and not self._stopped.is_set():
             due, packet = self._packets.popleft()
-            if (wait := due - time.monotonic()) > 0:
-                time.sleep(wait)
-            try:
+            if not self._stopped.wait(max(0.0, due - time.monotonic())):
                 os.write(self._target, packet)
-            except OSError:
-                return
 
 
 def _ip(*words: str) -> None:
