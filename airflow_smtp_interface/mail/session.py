@@ -163,7 +163,7 @@ class SmtpSession(smtplib.SMTP):
                 raise _Problem(Cause.TLS_INJECTED)
             raise Broken(Cause.TLS_FAILED, "the server closed the connection")
         try:
-            self._secure()
+            self._secure(context)
         except ssl.SSLError as error:
             if cause_of(error, Stage.TLS)[0] is Cause.TLS_TO_PLAIN_PORT:
                 raise _Problem(Cause.TLS_INJECTED, detail=str(error)) from error
@@ -203,7 +203,7 @@ class SmtpSession(smtplib.SMTP):
         self._reader = ReplyReader(self.sock)
         if settings.tls_from_start:
             with self._stage(Stage.TLS):
-                self._secure()
+                self._secure(self._tls_context())
         greeting = self._greeting()
         if greeting.code != 220:
             raise _Problem(Cause.REPLY, greeting)
@@ -244,10 +244,10 @@ class SmtpSession(smtplib.SMTP):
     def _tls_context(self) -> ssl.SSLContext:
         return tls_context(ca_certificate=self.settings.ca_certificate, verify=self.settings.verify_certificate)
 
-    def _secure(self) -> None:
+    def _secure(self, context: ssl.SSLContext) -> None:
         assert self.sock is not None
         sock, self.sock = self.sock, None  # start_tls owns it until the handshake is done
-        self.sock = start_tls(sock, self._tls_context(), host=self.settings.host, seconds=self.settings.timeout)
+        self.sock = start_tls(sock, context, host=self.settings.host, seconds=self.settings.timeout)
         self._reader = ReplyReader(self.sock)
 
     def _log_in(self, user: str, password: str) -> None:
