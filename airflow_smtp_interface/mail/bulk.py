@@ -15,12 +15,14 @@ from airflow_smtp_interface.mail.session import SmtpSession, connect
 from airflow_smtp_interface.mail.transaction import Item, deliver_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from airflow_smtp_interface.mail.settings import SmtpSettings
 
 MAX_CONNECTIONS = 10
 _AHEAD = 32  # mails taken in for each connection before the first of them has to be done
+_AT_ONCE = 16  # mails after an awaited one whose results are waited for too,
+_PATIENCE = 0.02  # for so many seconds
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
             if not window:
                 break
             job = window.popleft()
-            pool.wait_for(job)
+            pool.wait_for(job, later=window)
             if job.error:
                 raise job.error
             assert job.delivery is not None  # what is done has one of the two
@@ -126,9 +128,17 @@ class _Pool:
                 self._offered.notify()
         return job
 
-    def wait_for(self, job: _Job) -> None:
-        """Return when a mail has a result."""
+    def wait_for(self, job: _Job, *, later: Sequence[_Job]) -> None:
+        """Return when a mail has a result.
+
+        Changing threads costs more than a mail does: where many are done in no time, the caller is woken for several.
+
+        :param later: the mails after it.
+        """
         with self._lock:
+            if not job.is_done and later:
+                self._awaited = later[min(len(later), _AT_ONCE) - 1]
+                self._answered.wait(_PATIENCE)
             self._awaited = job
             self._answered.wait_for(lambda: job.is_done)
 
