@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 
 from airflow_smtp_interface.mail.attachment import parse_attachments
 from airflow_smtp_interface.mail.bulk import send_all
+from airflow_smtp_interface.mail.check import check
 from airflow_smtp_interface.mail.errors import MailError, incomplete_error
 from airflow_smtp_interface.mail.message import Email
 from airflow_smtp_interface.mail.mime import Content
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from airflow_smtp_interface.mail.delivery import Delivery
     from airflow_smtp_interface.mail.message import Envelope
     from airflow_smtp_interface.mail.transaction import BeforeEnd
-
-_TEST_SECONDS = 10.0  # somebody is waiting in front of the button
 
 
 class SmtpInterfaceHook(BaseHook):
@@ -252,20 +250,22 @@ class SmtpInterfaceHook(BaseHook):
             )
 
     def test_connection(self) -> tuple[bool, str]:
-        """Connect, start TLS and log in, once, without sending anything.
+        """Go the whole way to the server without sending anything; see :func:`.check`.
 
-        :return: whether it worked, and what was found or what to do.
+        :return: whether it works, and what was found or what to do. The text does not show the connection's id:
+            behind Airflow's button it is a random one.
         """
         try:
-            settings = self.settings
-            settings.check_active()
-            with SmtpSession(replace(settings, timeout=min(settings.timeout, _TEST_SECONDS))) as session:
-                session.open()
-                login = f", logged in as {settings.user!r} by {session.mechanism}" if settings.user else ", no login"
-                tls = f"encrypted ({session.tls_version})" if session.is_encrypted else "not encrypted"
+            finding = check(self.settings)
+            works, text = finding.works, finding.text
         except MailError as error:
-            return False, str(error)
-        return True, f"{settings.host}:{settings.port} answers, {tls}{login}."
+            works, text = False, str(error)
+        except Exception as error:  # noqa: BLE001 whoever clicked the button shall see it, whatever it is
+            works, text = False, f"{type(error).__name__}: {error}"
+        named = f"connection {self.smtp_interface_conn_id!r}"
+        if text.startswith(named):
+            text = f"The connection{text.removeprefix(named)}"
+        return works, text.replace(named, "the connection")
 
 
 def open_url(url: str) -> StoredFile:

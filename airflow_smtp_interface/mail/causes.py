@@ -18,7 +18,7 @@ def cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
         case Broken():
             return Cause.REPLY if error.reply else error.cause, error.text
         case ssl.SSLCertVerificationError():
-            return Cause.CERTIFICATE, error.verify_message or text
+            return Cause.CERTIFICATE, (error.verify_message or text).rstrip(".")
         case ssl.SSLError():
             return _cause_of_tls_error(error), text
         case socket.gaierror(errno=socket.EAI_AGAIN):

@@ -41,6 +41,7 @@ __all__ = [
     "TransientDeliveryError",
     "delivery_error",
     "incomplete_error",
+    "remedy",
 ]
 
 _NAMED_AT_MOST = 50
@@ -75,21 +76,30 @@ class DeliveryError(MailError):
 
     :param message: what failed, at which stage, with the server's words, and what to do.
     :param stage: where it failed.
+    :param cause: what kind of failure it was.
     :param reply: what the server said, if it said anything.
     :param delivery: who got the mail and who did not; None where no mail was begun.
     """
 
     def __init__(
-        self, message: str, *, stage: Stage, reply: Reply | None = None, delivery: Delivery | None = None
+        self,
+        message: str,
+        *,
+        stage: Stage,
+        cause: Cause = Cause.REPLY,
+        reply: Reply | None = None,
+        delivery: Delivery | None = None,
     ) -> None:
         super().__init__(message)
         self.stage = stage
+        self.cause = cause
         self.reply = reply
         self.delivery = delivery
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions are pickled by their positional arguments; ours are keyword-only.
-        return partial(type(self), stage=self.stage, reply=self.reply, delivery=self.delivery), self.args
+        make = partial(type(self), stage=self.stage, cause=self.cause, reply=self.reply, delivery=self.delivery)
+        return make, self.args
 
 
 class TransientDeliveryError(DeliveryError):
@@ -239,7 +249,7 @@ def delivery_error(
     problem = _problem(stage, cause)
     kind = problem.kind or _kind_of(reply)
     words = ": ".join(str(each) for each in (detail, reply) if each)
-    return kind(_text(where, stage, problem, words, reply), stage=stage, reply=reply)
+    return kind(_text(where, stage, problem, words, reply), stage=stage, cause=cause, reply=reply)
 
 
 def incomplete_error(delivery: Delivery, *, where: str) -> DeliveryError | None:
@@ -261,11 +271,20 @@ def incomplete_error(delivery: Delivery, *, where: str) -> DeliveryError | None:
     groups = {"unknown": delivery.unknown, "deferred": delivery.deferred, "refused": delivery.refused}
     lines += [f"{name.capitalize()}: {_named(group)}." for name, group in groups.items() if group]
     lines.append(f"Accepted: {_named(dict.fromkeys(delivery.accepted)) or 'nobody'}.")
-    return kind(" ".join(lines), stage=worst.stage, reply=worst.reply, delivery=delivery)
+    return kind(" ".join(lines), stage=worst.stage, cause=worst.cause, reply=worst.reply, delivery=delivery)
+
+
+def remedy(*, stage: Stage, cause: Cause = Cause.REPLY, reply: Reply | None = None) -> str:
+    """Say what to do about a failure; the parameters are those of :func:`delivery_error`."""
+    return _remedy(_problem(stage, cause), reply)
 
 
 def _problem(stage: Stage, cause: Cause) -> _Problem:
     return _PROBLEMS.get((stage, cause)) or _PROBLEMS[None, cause]
+
+
+def _remedy(problem: _Problem, reply: Reply | None) -> str:
+    return _LATER if reply and reply.is_transient and not problem.kind else problem.remedy
 
 
 def _kind_of(reply: Reply | None) -> type[DeliveryError]:
@@ -286,8 +305,7 @@ _DOING = {
 
 def _text(where: str, stage: Stage, problem: _Problem, words: str, reply: Reply | None) -> str:
     said = f" ({words})" if words else ""
-    remedy = _LATER if reply and reply.is_transient and not problem.kind else problem.remedy
-    return f"{where}, {_DOING[stage]}: {problem.sentence}{said}. {remedy}".rstrip()
+    return f"{where}, {_DOING[stage]}: {problem.sentence}{said}. {_remedy(problem, reply)}".rstrip()
 
 
 def _named(group: Mapping[str, Failure | None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import smtplib
 import socket
 import ssl
@@ -22,7 +23,7 @@ from airflow_smtp_interface.mail.errors import (
 )
 from airflow_smtp_interface.mail.mechanisms import MECHANISMS, Answer, b64
 from airflow_smtp_interface.mail.settings import Pipelining, Security, tls_context
-from airflow_smtp_interface.mail.wire import Broken, ReplyReader, start_tls
+from airflow_smtp_interface.mail.wire import HIDDEN, NO_SECRET, Broken, ReplyReader, start_tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,14 +41,24 @@ class SmtpSession(smtplib.SMTP):
     """An ``smtplib.SMTP`` that is connected, encrypted and logged in as its settings say. :func:`connect` makes one.
 
     Every reply has to be complete within the settings' ``timeout``.
+
+    :param settings: where to connect to, and how.
+    :param deadline: the moment, by ``time.monotonic()``, after which nothing is waited for; None means no such moment.
+    :param context: for TLS; by default the one that the settings ask for.
     """
 
-    def __init__(self, settings: SmtpSettings) -> None:
+    def __init__(
+        self, settings: SmtpSettings, *, deadline: float | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
         # A local_hostname, even an empty one, keeps smtplib from looking up this machine's own name.
         super().__init__(local_hostname=settings.local_hostname or "", timeout=settings.timeout)
         self.settings = settings
+        self.speaks_smtp = False  # whether the server has ever answered EHLO or HELO as one does
         self.mechanism: str | None = None
         self.mails = 0  # begun over this session; kept by whoever sends many
+        self._deadline = deadline
+        self._context = context
+        self._secret = _secret(settings)
         self._reader: ReplyReader | None = None
         self._last_used = monotonic()
 
@@ -122,6 +133,16 @@ class SmtpSession(smtplib.SMTP):
         """
         return _reply(*self._read(self.settings.timeout if seconds is None else seconds))
 
+    def ask(self, command: str, *, stage: Stage) -> Reply:
+        """Send one command and read the reply to it.
+
+        :param command: without its CRLF.
+        :param stage: for the error.
+        :raises DeliveryError: if the connection is lost.
+        """
+        with self._stage(stage):
+            return self._hidden(*self.docmd(command))
+
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply as smtplib does, but within ``timeout`` from its first byte to its last."""
         return self._read(self.settings.timeout)
@@ -133,8 +154,9 @@ class SmtpSession(smtplib.SMTP):
         """
         if self.sock is None:
             raise Broken(Cause.LOST, "the connection is closed")
+        seconds = self._left(self.settings.timeout)
         try:
-            self.sock.settimeout(self.settings.timeout)
+            self.sock.settimeout(seconds)
             self.sock.sendall(s.encode() if isinstance(s, str) else s)
         except TimeoutError:
             self.close()
@@ -181,7 +203,7 @@ class SmtpSession(smtplib.SMTP):
     def _last_words(self) -> Reply | None:
         """Read what the server said before it hung up: it may name the cause."""
         try:
-            return _reply(*self._reader.reply(0.1)) if self._reader else None
+            return self._hidden(*self._reader.reply(0.1)) if self._reader else None
         except Broken:
             return None
 
@@ -189,18 +211,31 @@ class SmtpSession(smtplib.SMTP):
         if self._reader is None:
             raise Broken(Cause.LOST, "the connection is closed")
         try:
-            reply = self._reader.reply(seconds)
+            reply = self._reader.reply(self._left(seconds))
         except Broken:
             self.close()
             raise
         self._last_used = monotonic()
         return reply
 
+    def _left(self, seconds: float) -> float:
+        """Return how long to wait: as long as is given, but not beyond the deadline.
+
+        :raises Broken: if the deadline is over. The connection is closed then.
+        """
+        if self._deadline is None:
+            return seconds
+        left = self._deadline - monotonic()
+        if left <= 0:
+            self.close()
+            raise Broken(Cause.TIMED_OUT, "no time is left")
+        return min(seconds, left)
+
     def _greet(self) -> None:
         settings = self.settings
-        self.sock = socket.create_connection((settings.host, settings.port), settings.timeout)
+        self.sock = socket.create_connection((settings.host, settings.port), self._left(settings.timeout))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reader = ReplyReader(self.sock)
+        self._reader = ReplyReader(self.sock, secret=self._secret)
         if settings.tls_from_start:
             with self._stage(Stage.TLS):
                 self._secure(self._tls_context())
@@ -215,10 +250,11 @@ class SmtpSession(smtplib.SMTP):
         """Read the greeting. A server that stays silent may be one that waits for TLS: find out."""
         if self.is_encrypted:
             return self.read_reply()
-        probe = min(_PROBE_SECONDS, self.settings.timeout / 4)
+        seconds = self._left(self.settings.timeout)
+        probe = min(_PROBE_SECONDS, seconds / 4)
         assert self._reader is not None
         try:
-            return _reply(*self._reader.reply(self.settings.timeout - probe))
+            return _reply(*self._reader.reply(seconds - probe))
         except Broken as broken:
             if broken.cause is Cause.TIMED_OUT and not self._reader.has_spoken() and self._answers_tls(probe):
                 raise _Problem(Cause.PLAIN_TO_TLS_PORT) from None
@@ -240,15 +276,18 @@ class SmtpSession(smtplib.SMTP):
             code, text = self.helo()
         if code != 250:
             raise _Problem(Cause.REPLY, _reply(code, text))
+        self.speaks_smtp = True
 
     def _tls_context(self) -> ssl.SSLContext:
-        return tls_context(ca_certificate=self.settings.ca_certificate, verify=self.settings.verify_certificate)
+        settings = self.settings
+        return self._context or tls_context(ca_certificate=settings.ca_certificate, verify=settings.verify_certificate)
 
     def _secure(self, context: ssl.SSLContext) -> None:
         assert self.sock is not None
+        seconds = self._left(self.settings.timeout)
         sock, self.sock = self.sock, None  # start_tls owns it until the handshake is done
-        self.sock = start_tls(sock, context, host=self.settings.host, seconds=self.settings.timeout)
-        self._reader = ReplyReader(self.sock)
+        self.sock = start_tls(sock, context, host=self.settings.host, seconds=seconds)
+        self._reader = ReplyReader(self.sock, secret=self._secret)
 
     def _log_in(self, user: str, password: str) -> None:
         if not (self.is_encrypted or self.settings.cleartext_login or _is_loopback(self.sock)):
@@ -259,7 +298,7 @@ class SmtpSession(smtplib.SMTP):
         preferred = MECHANISMS if self.is_encrypted else reversed(MECHANISMS)
         self.mechanism = next((mechanism for mechanism in preferred if mechanism in offered), None)
         if self.mechanism is None:
-            raise _Problem(Cause.AUTH_MECHANISM, detail=f"it offers {' '.join(offered)}")
+            raise _Problem(Cause.AUTH_MECHANISM, detail=f"it offers {_printable(' '.join(offered).encode())}")
         reply = self._exchange(self.mechanism, MECHANISMS[self.mechanism](user, password))
         if reply.code != 235:
             cause = Cause.REPLY if reply.is_negative else Cause.ODD_REPLY
@@ -279,8 +318,11 @@ class SmtpSession(smtplib.SMTP):
             except ValueError:
                 challenge = b""  # LOGIN's prompts are for humans, and some servers send them as they are
             code, text = self.docmd(b64(answer(challenge)))
-        password = (self.settings.password or "").encode()
-        return _reply(code, text.replace(password, b"***") if password else text)
+        return self._hidden(code, text)
+
+    def _hidden(self, code: int, text: bytes) -> Reply:
+        """Return a reply without the password, which some servers repeat."""
+        return _reply(code, self._secret.sub(HIDDEN, text))
 
     @contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
@@ -342,9 +384,23 @@ def connect(settings: SmtpSettings) -> SmtpSession:
 
 
 def _reply(code: int, text: bytes) -> Reply:
+    return Reply(code, _printable(text))
+
+
+def _printable(text: bytes) -> str:
     words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    return Reply(code, shown[:_MAX_REPLY_TEXT])
+    return shown[:_MAX_REPLY_TEXT]
+
+
+def _secret(settings: SmtpSettings) -> re.Pattern[bytes]:
+    """Return a pattern for the password and for what carries it to the server."""
+    if not settings.password:
+        return NO_SECRET
+    user, password = settings.user or "", settings.password
+    carriers = [b64(f"\0{user}\0{password}"), b64(password)]
+    secrets = [*(carrier.rstrip("=") for carrier in carriers), password]
+    return re.compile("|".join(map(re.escape, secrets)).encode(), re.IGNORECASE)
 
 
 def _own_literal(sock: socket.socket) -> str:

@@ -153,19 +153,20 @@ class SmtpSettings:
 
 
 @lru_cache(maxsize=8)
-def tls_context(*, ca_certificate: str | None, verify: bool) -> ssl.SSLContext:
+def tls_context(*, ca_certificate: str | None, verify: bool, check_name: bool = True) -> ssl.SSLContext:
     """Return the context for connections: TLS 1.2 or newer, host name and certificate checked.
 
     :param ca_certificate: PEM certificates trusted besides the system's.
     :param verify: off accepts any certificate of any host.
+    :param check_name: off accepts a trusted certificate of any host.
     :raises ssl.SSLError: if there is no certificate in ``ca_certificate``.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_certificate:
         context.load_verify_locations(cadata=ca_certificate)
+    context.check_hostname = verify and check_name
     if not verify:
-        context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
 

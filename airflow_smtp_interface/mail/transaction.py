@@ -6,6 +6,7 @@ envelope of the next, so that a mail in a row costs one round trip. Elsewhere ea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ BeforeEnd = Callable[[], None]
 _GROUP_RECIPIENTS = 100  # RCPT commands in one write at most: RFC 2920 section 3.1 warns of filling both windows
 _GROUP_OCTETS = 32_000
 _DOT = b".\r\n"
+_SIZE_LIMIT = re.compile(r"0*[1-9][0-9]{0,19}")  # RFC 1870 section 4: up to 20 digits, and 0 means no fixed limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +207,7 @@ class _Mail:
     def _misfit(self) -> Failure | None:
         """Find what the server has said it cannot take, before anything is sent."""
         limit, envelope = self._session.esmtp_features.get("size", ""), self._item.envelope
-        if limit.isdigit() and 0 < int(limit) < self._item.size:  # RFC 1870 section 4: 0 means no fixed limit
+        if _SIZE_LIMIT.fullmatch(limit) and int(limit) < self._item.size:
             text = f"the mail has {self._item.size} octets, the server takes {limit}"
             return Failure(stage=Stage.SENDER, text=text, cause=Cause.TOO_LARGE)
         if envelope.utf8 and not self._session.has_extn("smtputf8"):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 allows 512; some servers say more
 _MAX_LINES = 1000
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+NO_SECRET = re.compile(rb"(?!)")
+HIDDEN = b"***"
 
 
 class Broken(smtplib.SMTPServerDisconnected):
@@ -38,10 +40,14 @@ class Broken(smtplib.SMTPServerDisconnected):
 
 
 class ReplyReader:
-    """Reads replies from a connected socket; what comes behind one is kept for the next."""
+    """Reads replies from a connected socket; what comes behind one is kept for the next.
 
-    def __init__(self, sock: socket.socket) -> None:
+    :param secret: what no error shows, should the server repeat it.
+    """
+
+    def __init__(self, sock: socket.socket, *, secret: re.Pattern[bytes] = NO_SECRET) -> None:
         self._sock = sock
+        self._secret = secret
         self._unread = bytearray()
 
     def reply(self, seconds: float) -> tuple[int, bytes]:
@@ -58,7 +64,7 @@ class ReplyReader:
             line = self._line(deadline, seconds)
             match = _REPLY_LINE.fullmatch(line)
             if not match or match[1] != (code or match[1]):
-                raise Broken(Cause.ODD_REPLY, _shown(line))
+                raise Broken(Cause.ODD_REPLY, self._shown(line))
             code = match[1]
             texts.append((match[3] or b"").strip())
             if match[2] != b"-":
@@ -86,16 +92,16 @@ class ReplyReader:
         while (end := self._unread.find(b"\n", searched)) < 0:
             searched = len(self._unread)
             if searched > _MAX_LINE:
-                raise Broken(Cause.ODD_REPLY, f"a line of more than {_MAX_LINE} octets: {_shown(self._unread[:100])}")
+                raise Broken(Cause.ODD_REPLY, f"a line of more than {_MAX_LINE} octets: {self._shown(self._unread)}")
             left = deadline - monotonic()
             try:
                 if left <= 0:
                     raise TimeoutError
                 self._receive(left)
             except TimeoutError:
-                raise Broken(Cause.TIMED_OUT, f"no whole reply within {seconds:g} s") from None
+                raise Broken(Cause.TIMED_OUT, f"no whole reply within {round(seconds, 2):g} s") from None
             except EOFError:
-                said = f" after {_shown(self._unread)}" if self._unread else ""
+                said = f" after {self._shown(self._unread)}" if self._unread else ""
                 raise Broken(Cause.LOST, f"the server closed the connection{said}") from None
             except OSError as error:
                 raise Broken(Cause.LOST, str(error)) from error
@@ -109,6 +115,9 @@ class ReplyReader:
         if not octets:
             raise EOFError
         self._unread += octets
+
+    def _shown(self, octets: bytes | bytearray) -> str:
+        return repr(self._secret.sub(HIDDEN, bytes(octets))[:200])[1:]
 
 
 def dot_stuffed(content: Iterable[bytes]) -> Iterator[bytes]:
@@ -157,7 +166,3 @@ def _wait(sock: socket.socket, event: int, deadline: float) -> None:
     left = deadline - monotonic()
     if left <= 0 or not poll.poll(left * 1000):
         raise TimeoutError("the TLS handshake was not finished in time")
-
-
-def _shown(octets: bytes | bytearray) -> str:
-    return repr(bytes(octets[:200]))[1:]
