@@ -88,7 +88,8 @@ _CONN_FIELDS = {
 
 _UI_FIELD_BEHAVIOUR = {
     "hidden-fields": ["schema"],
-    "relabeling": {"login": "User"},
+    # Airflow 3.1 writes the label of a field that has a placeholder in lower case, unless it is given here.
+    "relabeling": {"host": "Host", "login": "User", "port": "Port"},
     "placeholders": {
         "host": "smtp.example.com",
         "port": "587 (STARTTLS), 465 (TLS), 25 (none)",
@@ -112,4 +113,22 @@ def get_provider_info() -> dict[str, object]:
                 "conn-fields": _CONN_FIELDS,
             }
         ],
+        "cli": ["airflow_smtp_interface.cli.get_cli_commands"],
+        "extra-links": ["airflow_smtp_interface.operators.links.SentEmailLink"],
+        "config": {
+            "smtp_interface": {
+                "description": "Sending mail through SMTP interfaces.",
+                "options": {
+                    "keep_sent": {
+                        "description": "What the Email tab of a task can show of the mail it sent, kept as XCom "
+                        "'email' for everybody who may read the Dag's XComs: 'full' (without attachments), 'headers' "
+                        "(without the bodies too) or 'off'. The operator's parameter keep_sent overrides it.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "headers",
+                        "default": "full",
+                    }
+                },
+            }
+        },
     }

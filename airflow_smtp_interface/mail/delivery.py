@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 # RFC 3463 section 2: class "." subject "." detail at the start of the text.
 _ENHANCED_STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
+# As Postfix, Exim, Exchange and Sendmail write it in the answer to the final dot.
+_QUEUE_ID = re.compile(
+    r"queued as ([\w.\-]+)|\bid=([\w.\-]+)|InternalId=(\d+)|([\w.\-]+) Message accepted", re.IGNORECASE
+)
 
 
 class Stage(StrEnum):
@@ -76,6 +80,12 @@ class Reply(NamedTuple):
         """The enhanced status code at the start of the text, such as ``5.1.1`` (RFC 3463)."""
         match = _ENHANCED_STATUS.match(self.text)
         return match[1] if match else None
+
+    @property
+    def queue_id(self) -> str | None:
+        """What the server calls the mail that it has just accepted, where it says so in a known way."""
+        match = _QUEUE_ID.search(self.text) if self.is_positive else None
+        return next(filter(None, match.groups()), None) if match else None
 
     @property
     def is_positive(self) -> bool:

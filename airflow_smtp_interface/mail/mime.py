@@ -39,7 +39,7 @@ class Content:
     """
 
     def __init__(self, email: Email) -> None:
-        parts: _Part = [headers.block(_fields(email)), *_body(email)]
+        parts: _Part = [header_block(email), *_body(email)]
         if isinstance(parts[-1], bytes) and not parts[-1].endswith(b"\r\n"):
             parts.append(b"\r\n")  # the final dot needs a line of its own
         self._parts = _joined(parts)
@@ -59,6 +59,15 @@ class Content:
                 yield part
             else:
                 yield from _base64(part)
+
+
+def header_block(email: Email) -> bytes:
+    """Return the header fields that say what a mail is, without those that say how its body is built.
+
+    :param email: a mail with its defaults filled in.
+    :raises InvalidEmail: if a header cannot be sent.
+    """
+    return headers.block(_fields(email))
 
 
 def _fields(email: Email) -> Iterator[str]:
@@ -86,7 +95,7 @@ def _body(email: Email) -> _Part:
     if inline:
         body = _multipart("related", [body, *(_file(a, "inline") for a in inline)], '; type="text/html"')
     if email.is_html:
-        text = _text_of_html(email.body) if email.text is None else email.text
+        text = text_of_html(email.body) if email.text is None else email.text
         body = _multipart("alternative", [_text(text, "plain"), body])
     if others:
         body = _multipart("mixed", [body, *(_file(a, "attachment") for a in others)])
@@ -185,7 +194,7 @@ def _base64_lines(octets: bytes) -> Iterator[bytes]:
         yield b"\r\n".join([*lines, b""])
 
 
-def _text_of_html(html: str) -> str:
+def text_of_html(html: str) -> str:
     """Make the plain-text alternative of an HTML body, with its links and tables."""
     import bs4
     import markdownify  # BeautifulSoup and its parsers: needed by HTML mails without a text of their own only

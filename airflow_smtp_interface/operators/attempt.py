@@ -15,14 +15,17 @@ from airflow_smtp_interface.mail.errors import (
     DeliveryError,
     InterfaceInactive,
     InvalidEmail,
+    InvalidSettings,
     MailError,
     OutcomeUnknown,
     TransientDeliveryError,
     incomplete_error,
 )
 from airflow_smtp_interface.mail.message import Email
+from airflow_smtp_interface.mail.mime import text_of_html
 from airflow_smtp_interface.mail.values import one_line
 from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
+from airflow_smtp_interface.operators.keeping import Sent, what_is_kept
 from airflow_smtp_interface.operators.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -43,11 +46,26 @@ class Attempt:
         self._operator = operator
         self._context = context
         self._waiting = waiting
+        self._sent = Sent(subject=str(operator.subject))
 
     def run(self) -> dict[str, object]:
         """Send the mail, and say in Airflow's words how it ended; see ``EmailActorOperator.execute``."""
         try:
+            kept = what_is_kept(self._operator)
+        except InvalidSettings as error:
+            raise AirflowFailException(str(error)) from error
+        try:
+            return self._run()
+        except BaseException as error:  # a time-out of the task and a deferral are no Exceptions
+            self._sent.problem = self._sent.problem or str(error)
+            raise
+        finally:
+            self._sent.keep(self._context.get("ti"), what=kept)
+
+    def _run(self) -> dict[str, object]:
+        try:
             with SmtpInterfaceHook(self._operator.smtp_interface_conn_id) as hook:
+                self._sent.server = f"{hook.settings.host}:{hook.settings.port}"
                 hook.settings.check_active()
                 return self._send(hook)
         except TransientDeliveryError:
@@ -66,18 +84,21 @@ class Attempt:
         message_id = self._waiting.message_id or _message_id(self._context, email.sender.domain)
         ledger = Ledger.open(self._context, message_id=message_id, accepted=self._waiting.accepted)
         email = replace(email, message_id=ledger.message_id)
+        self._sent.email, self._sent.ledger = email, ledger
         envelope = email.envelope
         left = ledger.left(envelope.recipients)
         if not left:
             self._operator.log.warning(
                 "Nothing is left to send: everybody has mail %s from an earlier try.", ledger.message_id
             )
+            self._sent.problem = "Everybody had this mail from an earlier try; nothing was sent in the last one."
             sent = Delivery(message_id=ledger.message_id, sender=envelope.sender)
             return {**self._result(sent, ledger), "already_sent": True}
         if ledger.in_flight:
             self._decide_on_doubt(ledger, hook, envelope.sender)
         try:
             delivery = hook.deliver(email, replace(envelope, recipients=left), before_end=partial(ledger.begin, left))
+            self._sent.delivery = delivery
             ledger.record(delivery)
         except DeliveryError as error:
             delivery = self._after_failure(error, ledger)
@@ -94,6 +115,7 @@ class Attempt:
             accepted=tuple(ledger.accepted),
             unknown=dict.fromkeys(ledger.in_flight, why),
         )
+        self._sent.delivery = doubt
         error = incomplete_error(doubt, where=hook.settings.where)
         if self._operator.on_unknown == "fail" and error:
             raise error
@@ -101,7 +123,8 @@ class Attempt:
 
     def _after_failure(self, error: DeliveryError, ledger: Ledger) -> Delivery:
         """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""
-        delivery = error.delivery
+        self._sent.delivery = delivery = error.delivery
+        self._sent.problem = str(error)
         if delivery:
             ledger.record(delivery)
             only_refused = not (delivery.deferred or delivery.unknown)
@@ -144,7 +167,7 @@ class Attempt:
 
     def _compose(self) -> Email:
         operator = self._operator
-        return Email.compose(
+        email = Email.compose(
             subject=operator.subject,
             body=operator.body,
             recipients=operator.recipients,
@@ -157,6 +180,7 @@ class Attempt:
             attachments=(*self._actor_attachment(), *parse_attachments(operator.attachments, open_url=open_url)),
             headers=operator.headers,
         )
+        return replace(email, text=text_of_html(email.body)) if email.is_html and email.text is None else email
 
     def _actor_attachment(self) -> Iterable[Attachment]:
         """Make the attachment of the actor's two inputs, content and name."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from airflow_smtp_interface.operators.links import SentEmailLink
 from airflow_smtp_interface.operators.templates import RenderedTexts
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class EmailActorOperator(RenderedTexts):
     :param on_inactive: ``skip`` skips the task if the connection is switched off.
     :param deferrable: whether to wait in the triggerer and go on with those left, where trying again later can help.
     :param max_wait: for how long then, from the first attempt to the last.
+    :param keep_sent: what the Email tab can show afterwards, kept as XCom ``email`` for everybody who may read the
+        Dag's XComs: the mail without attachments (``full``), without its bodies too (``headers``), or nothing
+        (``off``). None means what ``[smtp_interface] keep_sent`` of Airflow's configuration says, ``full`` by default.
     :return: as XCom, :meth:`.Delivery.as_dict`, ``this_try`` (who was accepted in this try) and the subject.
     """
 
@@ -67,6 +71,7 @@ class EmailActorOperator(RenderedTexts):
     template_ext = (".html.j2", ".txt.j2")
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "html", "headers": "json"}
     ui_color = "#e6faf9"
+    operator_extra_links = (SentEmailLink(),)
     delays: ClassVar[Sequence[timedelta]] = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60))
     """Before the first, second, … further attempt of a deferred task; the last from then on (RFC 5321 4.5.4.1)."""
 
@@ -93,6 +98,7 @@ class EmailActorOperator(RenderedTexts):
         on_inactive: Literal["fail", "skip"] = "fail",
         deferrable: bool = False,
         max_wait: timedelta = timedelta(hours=4),
+        keep_sent: Literal["full", "headers", "off"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -116,6 +122,7 @@ class EmailActorOperator(RenderedTexts):
         self.on_inactive = _choice("on_inactive", on_inactive, "fail", "skip")
         self.deferrable = deferrable
         self.max_wait = max_wait
+        self.keep_sent = None if keep_sent is None else _choice("keep_sent", keep_sent, "full", "headers", "off")
 
     def execute(self, context: Context) -> dict[str, object]:
         """Compose the mail from the rendered fields and send it, once, to those who do not have it yet.

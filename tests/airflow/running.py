@@ -6,10 +6,10 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import airflow
@@ -57,8 +57,24 @@ def run_through_waits(make: Callable[[], EmailActorOperator], **context: Any) ->
 
 
 def _context(operator: EmailActorOperator, *, map_index: int = -1, max_tries: int = 0, **more: Any) -> dict[str, Any]:
-    ti = SimpleNamespace(dag_id="dag", run_id="run", task_id=operator.task_id, map_index=map_index, max_tries=max_tries)
-    return {"ti": ti, "params": {}, **more}
+    names = {"dag_id": "dag", "run_id": "run", "task_id": operator.task_id, "map_index": map_index}
+    return {"ti": TaskInstance(**names, max_tries=max_tries, xcoms=more.pop("xcoms", {})), "params": {}, **more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInstance:
+    """What a task sees of its task instance; XComs have to be JSON."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    max_tries: int
+    xcoms: dict[str, Any]
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        assert json.loads(json.dumps(value)) == value
+        self.xcoms[key] = value
 
 
 class Store:

@@ -285,7 +285,7 @@ def test_a_mail_larger_than_the_server_takes_is_refused_before_a_byte_is_sent(op
     assert server.commands == ["ehlo [127.0.0.1]"]
 
 
-@pytest.mark.parametrize("extensions", [("SIZE",), ("SIZE 0",), ("SIZE x",), ()])
+@pytest.mark.parametrize("extensions", [("SIZE",), ("SIZE 0",), ("SIZE x",), (f"SIZE {10**21}",), ()])
 def test_no_fixed_size_is_no_limit(open_session: Open, extensions: tuple[str, ...]) -> None:
     _, session = open_session(extensions=extensions)
     assert send(session).complete
@@ -504,3 +504,18 @@ def test_an_error_of_the_authors_own_within_the_content_ends_the_session(open_se
     assert session.sock is None
     time.sleep(0.1)
     assert not server.committed
+
+
+@pytest.mark.parametrize(
+    ("words", "queue_id"),
+    [
+        ("2.0.0 Ok: queued as 4F1A2B3C", "4F1A2B3C"),  # Postfix
+        ("OK id=1tXyZ0-0004Kq-1b", "1tXyZ0-0004Kq-1b"),  # Exim
+        ("2.6.0 <a@x.org> [InternalId=1234, Hostname=h] Queued mail for delivery", "1234"),  # Exchange
+        ("2.0.0 4AB12cde Message accepted for delivery", "4AB12cde"),  # Sendmail
+        ("2.0.0 OK", None),
+    ],
+)
+def test_what_the_server_calls_a_mail_is_read_from_its_answer(words: str, queue_id: str | None) -> None:
+    assert Reply(250, words).queue_id == queue_id
+    assert Reply(450, words).queue_id is None

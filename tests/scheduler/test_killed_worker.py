@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from airflow_smtp_interface.viewer.message import ShownMessage
 from tests.peers.fault_server import Committed, Fault, FaultServer
 from tests.scheduler.killed_dags import MAILS
 
@@ -90,12 +91,17 @@ class Airflow:
             row = database.execute("select state, try_number from task_instance where dag_id = ?", (dag_id,)).fetchone()
         return row or (None, 0)
 
-    def result(self, dag_id: str) -> dict[str, object]:
-        """Return the XCom of a Dag's only task."""
+    def result(self, dag_id: str, key: str = "return_value") -> dict[str, object]:
+        """Return an XCom of a Dag's only task."""
         with closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as database:
-            query = "select value from xcom where dag_id = ? and key = 'return_value'"
-            (value,) = database.execute(query, (dag_id,)).fetchone()
+            query = "select value from xcom where dag_id = ? and key = ?"
+            (value,) = database.execute(query, (dag_id, key)).fetchone()
         return json.loads(value)
+
+    def shown(self, dag_id: str) -> dict[str, str]:
+        """Return what the Email tab shows of each recipient."""
+        mail = ShownMessage.from_dict(self.result(dag_id, "email"))
+        return {recipient.address: recipient.outcome.value for recipient in mail.recipients}
 
     def log(self, dag_id: str) -> str:
         """Return the logs of all tries."""
@@ -194,6 +200,7 @@ def test_a_greylisted_mail_waits_in_a_real_triggerer(airflow: Airflow, servers: 
     assert ends(airflow, "greylisted") == ("success", 1)
     assert copies(servers["greylisted"]) == [("a@x.org",), ("b@x.org",)]
     assert airflow.result("greylisted")["accepted"] == list(BOTH)
+    assert airflow.shown("greylisted") == dict.fromkeys(BOTH, "accepted")
 
 
 def test_a_human_who_clears_a_finished_mail_sends_it_to_everybody_again(
@@ -219,6 +226,7 @@ def test_killed_after_the_final_dot_the_mail_is_in_doubt_named_and_not_sent_agai
     log = airflow.log("killed_after_the_dot")
     assert "may have been delivered" in log
     assert "an earlier try ended before the answer was recorded" in log
+    assert airflow.shown("killed_after_the_dot") == dict.fromkeys(BOTH, "unknown")
 
     airflow.clear("killed_after_the_dot")  # a human has looked, and decides that it is sent again
     wait_for("the cleared task has ended", lambda: airflow.task("killed_after_the_dot") == ("success", 3))

@@ -1,0 +1,161 @@
+"""What the Email tab shows of a task's mail: a record in an XCom, written however the task ends."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from email import message_from_bytes, policy
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_smtp_interface.mail.addresses import addr_spec
+from airflow_smtp_interface.mail.delivery import Reply
+from airflow_smtp_interface.mail.errors import InvalidEmail, InvalidSettings
+from airflow_smtp_interface.mail.mime import header_block
+from airflow_smtp_interface.viewer.message import Outcome, ShownAttachment, ShownMessage, ShownRecipient, kept_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from email.headerregistry import Address
+
+    from airflow_smtp_interface.mail.delivery import Delivery
+    from airflow_smtp_interface.mail.message import Email
+    from airflow_smtp_interface.operators.email_actor import EmailActorOperator
+    from airflow_smtp_interface.operators.ledger import Ledger
+
+KEY = "email"
+CHOICES = ("full", "headers", "off")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """What is known of a task's mail so far.
+
+    :param server: where it goes.
+    :param email: as it is sent; None where it could not be composed.
+    :param ledger: who has it from earlier tries.
+    :param delivery: what became of it in this try.
+    :param problem: why the task did not end well.
+    """
+
+    subject: str = ""
+    server: str = ""
+    email: Email | None = None
+    ledger: Ledger | None = None
+    delivery: Delivery | None = None
+    problem: str = ""
+
+    def keep(self, ti: Any, *, what: str) -> None:
+        """Push the record, secrets masked. A failure to do so is logged, and changes nothing of the task's end.
+
+        :param ti: the task instance; None where the operator is called outside of one.
+        :param what: ``full``; ``headers`` leaves the bodies out; ``off`` pushes nothing.
+        """
+        if what == "off" or ti is None:
+            return
+        try:
+            ti.xcom_push(key=KEY, value=_masked(self.shown(), bodies=what == "full").as_dict())
+        except Exception as error:  # noqa: BLE001 whatever a backend raises: the mail is sent, and must not be sent again
+            _log.warning("What the Email tab shows of this mail could not be kept: %s: %s", type(error).__name__, error)
+
+    def shown(self) -> ShownMessage:
+        """Return everything, bodies whole, nothing masked."""
+        known = ShownMessage(subject=self.subject, server=self.server, problem=self.problem)
+        if self.email is None:
+            return known
+        email, reply = self.email, self.delivery.reply if self.delivery else None
+        return replace(
+            known,
+            sender=str(email.sender),
+            to=_people(email.to or ()),
+            cc=_people(email.cc),
+            bcc=_people(email.bcc),
+            reply_to=_people(email.reply_to),
+            date=format_datetime(email.date),
+            message_id=email.message_id or "",
+            queue_id=(reply and reply.queue_id) or self._earlier_queue_id(),
+            reply=str(reply or ""),
+            size=self.delivery.size if self.delivery else 0,
+            recipients=tuple(self._recipients(email)),
+            attachments=tuple(
+                ShownAttachment(name=each.name, size=each.size, content_type=each.content_type)
+                for each in email.attachments
+            ),
+            headers=_headers(email),
+            html=email.body if email.is_html else None,
+            text=email.text if email.is_html else email.body,
+        )
+
+    def _recipients(self, email: Email) -> Iterable[ShownRecipient]:
+        """Say of each what this try brought, or else what an earlier one did."""
+        outcomes: dict[str, tuple[Outcome, str]] = {}
+        if self.ledger:
+            outcomes |= {address: (Outcome.REFUSED, words) for address, words in self.ledger.refused.items()}
+            outcomes |= {address: (Outcome.ACCEPTED, words) for address, words in self.ledger.accepted.items()}
+        if self.delivery:
+            for outcome in (Outcome.REFUSED, Outcome.DEFERRED, Outcome.UNKNOWN):
+                failures = getattr(self.delivery, outcome.value)
+                outcomes |= {address: (outcome, str(failure)) for address, failure in failures.items()}
+            outcomes |= dict.fromkeys(self.delivery.accepted, (Outcome.ACCEPTED, str(self.delivery.reply or "")))
+        for address in email.envelope.recipients:
+            outcome, words = outcomes.get(address, (Outcome.UNSENT, ""))
+            yield ShownRecipient(address=address, outcome=outcome, words=words)
+
+    def _earlier_queue_id(self) -> str:
+        """Return what the server called the mail in an earlier try, of which the ledger has the words."""
+        words = next(iter(self.ledger.accepted.values()), "") if self.ledger else ""
+        return Reply(250, words).queue_id or ""
+
+
+def what_is_kept(operator: EmailActorOperator) -> str:
+    """Return how much of the mail is kept: what the operator says, or else Airflow's configuration.
+
+    :raises InvalidSettings: if the configuration holds none of the three words.
+    """
+    if not operator.do_xcom_push:
+        return "off"
+    if operator.keep_sent is not None:
+        return operator.keep_sent
+    try:
+        from airflow.sdk.configuration import conf
+    except ImportError:  # Airflow 3.1
+        from airflow.configuration import conf
+    kept = str(conf.get("smtp_interface", "keep_sent", fallback="full")).strip().lower()
+    if kept not in CHOICES:
+        raise InvalidSettings(
+            f"Airflow's configuration, [smtp_interface] keep_sent: {kept!r} is none of {', '.join(CHOICES)}"
+        )
+    return kept
+
+
+def _headers(email: Email) -> tuple[tuple[str, str], ...]:
+    """Return names and values as a reader's program decodes them: secrets in encoded words could not be masked."""
+    try:
+        parsed = message_from_bytes(header_block(email), policy=policy.default)
+    except InvalidEmail:
+        return ()  # it was not sent for this reason
+    return tuple((name, str(value)) for name, value in parsed.items())
+
+
+def _people(addresses: Iterable[Address]) -> tuple[str, ...]:
+    return tuple(
+        f"{each.display_name} <{addr_spec(each)}>" if each.display_name else addr_spec(each) for each in addresses
+    )
+
+
+def _masked(message: ShownMessage, *, bodies: bool) -> ShownMessage:
+    """Mask the secrets that Airflow knows, everywhere; then cut the bodies, so that no piece of a secret is left."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined]  # there since 3.1, in no __all__
+
+    record: dict[str, Any] = redact(message.as_dict())  # type: ignore[assignment]
+    record["headers"] = [[name, redact(value, name)] for name, value in record.get("headers", ())]
+    record["bodies_kept"] = bodies
+    record["cut"] = []
+    for field in ("html", "text"):
+        body = record.pop(field, None)
+        if bodies and body is not None:
+            record[field], was_cut = kept_body(body)
+            record["cut"] += [field] if was_cut else []
+    return ShownMessage.from_dict(record)

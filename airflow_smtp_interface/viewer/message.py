@@ -1,0 +1,134 @@
+"""What is shown of one mail, as plain data that can be kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_BODY_OCTETS = 64 * 1024
+"""Longer bodies are cut where they are kept."""
+
+
+class Outcome(StrEnum):
+    """What became of a mail for one recipient."""
+
+    ACCEPTED = "accepted"
+    """The server answers for it."""
+    REFUSED = "refused"
+    """The server will not take it, however often it is tried."""
+    DEFERRED = "deferred"
+    """Not this time; trying again later can help."""
+    UNKNOWN = "unknown"
+    """The answer was lost: may have been delivered."""
+    UNSENT = "not sent"
+    """It was not tried, or not as far as the recipient."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownRecipient:
+    """One recipient of the envelope.
+
+    :param words: what the server said.
+    """
+
+    address: str
+    outcome: Outcome
+    words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownAttachment:
+    """One attachment; its content is not kept.
+
+    :param size: octets.
+    """
+
+    name: str
+    size: int
+    content_type: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownMessage:
+    """One mail, and what became of it.
+
+    :param problem: why not everybody has it, in words.
+    :param sender, to, cc, bcc, reply_to: addresses with their names, as a reader sees them.
+    :param date: when it was composed, in the form of RFC 5322.
+    :param queue_id: what the server calls it.
+    :param reply: the server's answer to the whole mail.
+    :param server: where it was sent.
+    :param size: octets of header and body.
+    :param headers: names and values, decoded.
+    :param html: the HTML body; None where there is none, or it was not kept.
+    :param text: the plain text likewise.
+    :param bodies_kept: whether the bodies were to be kept.
+    :param cut: which of ``html`` and ``text`` were longer than what was kept.
+    """
+
+    subject: str = ""
+    problem: str = ""
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+    bcc: tuple[str, ...] = ()
+    reply_to: tuple[str, ...] = ()
+    date: str = ""
+    message_id: str = ""
+    queue_id: str = ""
+    reply: str = ""
+    server: str = ""
+    size: int = 0
+    recipients: tuple[ShownRecipient, ...] = ()
+    attachments: tuple[ShownAttachment, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    html: str | None = None
+    text: str | None = None
+    bodies_kept: bool = True
+    cut: tuple[str, ...] = ()
+
+    def count(self, outcome: Outcome) -> int:
+        """Return how many recipients have this outcome."""
+        return sum(recipient.outcome is outcome for recipient in self.recipients)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values; empty fields are left out."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples and enums become lists and text
+        return {name: value for name, value in plain.items() if value or name == "bodies_kept"}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ShownMessage:
+        """Read what :meth:`as_dict` returned.
+
+        :raises ValueError: if it is something else.
+        """
+        try:
+            values = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+            values |= {
+                "recipients": tuple(
+                    ShownRecipient(**{**each, "outcome": Outcome(each["outcome"])})
+                    for each in record.get("recipients", ())
+                ),
+                "attachments": tuple(ShownAttachment(**each) for each in record.get("attachments", ())),
+                "headers": tuple((str(name), str(value)) for name, value in record.get("headers", ())),
+            }
+            lists = ("to", "cc", "bcc", "reply_to", "cut")
+            values |= {name: tuple(map(str, record[name])) for name in lists if name in record}
+            if "bodies_kept" not in values:
+                raise ValueError("bodies_kept is missing")
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not the record of a mail: {error}") from error
+        return cls(**values)
+
+
+def kept_body(text: str) -> tuple[str, bool]:
+    """Return what is kept of a body, and whether it was cut."""
+    octets = text.encode("utf-8", "replace")
+    if len(octets) <= MAX_BODY_OCTETS:
+        return text, False
+    return octets[:MAX_BODY_OCTETS].decode("utf-8", "ignore"), True

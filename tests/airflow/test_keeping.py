@@ -1,0 +1,225 @@
+"""What a task keeps of the mail it sent, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.log import mask_secret
+
+from airflow_smtp_interface.inbox import Inbox
+from airflow_smtp_interface.mail.errors import TransientDeliveryError
+from airflow_smtp_interface.operators.exceptions import AirflowFailException
+from airflow_smtp_interface.viewer.message import Outcome, ShownMessage
+from tests.airflow.running import HAS_STORE, Store, TaskInstance, mail_task, run_task, run_through_waits
+from tests.peers.fault_server import Fault, FaultServer
+
+if not HAS_STORE:  # the tests' own store stands in for the one that Airflow 3.3 brings along
+    import airflow.sdk
+
+    airflow.sdk.NEVER_EXPIRE = timedelta.max
+
+Faulty = Callable[..., FaultServer]
+LATER = "450 4.7.1 later"
+
+
+def send(store: Store | None = None, **fields: Any) -> dict[str, Any]:
+    """Run a task and return its XComs; an error of the task is expected where ``fails`` names one."""
+    xcoms: dict[str, Any] = {}
+    context = {"task_state_store": store} if store else {}
+    fails = fields.pop("fails", None)
+    task = mail_task(**{"recipients": "a@x.org, b@x.org", **fields})
+    if fails:
+        with pytest.raises(fails):
+            run_task(task, xcoms=xcoms, **context)
+    else:
+        run_task(task, xcoms=xcoms, **context)
+    return xcoms
+
+
+def kept(xcoms: dict[str, Any]) -> ShownMessage:
+    return ShownMessage.from_dict(xcoms["email"])
+
+
+def outcomes(mail: ShownMessage) -> dict[str, tuple[Outcome, str]]:
+    return {each.address: (each.outcome, each.words) for each in mail.recipients}
+
+
+def test_a_sent_mail_is_kept_without_its_attachments(inbox: Inbox) -> None:
+    mail = kept(
+        send(
+            subject="Grüße",
+            body="<b>Hi</b>",
+            is_html=True,
+            cc="Cé <c@x.org>",
+            bcc="d@x.org",
+            reply_to="r@x.org",
+            headers={"X-Report": "daily"},
+            attachment="a,b\r\n",
+            attachment_name="r.csv",
+        )
+    )
+    (received,) = inbox.mails
+    assert (mail.subject, mail.sender, mail.html, mail.text) == ("Grüße", "Sender <me@x.org>", "<b>Hi</b>", "**Hi**")
+    assert (mail.to, mail.cc, mail.bcc) == (("a@x.org", "b@x.org"), ("Cé <c@x.org>",), ("d@x.org",))
+    assert mail.message_id == received.message["Message-ID"]
+    assert mail.date == received.message["Date"]
+    assert mail.size == len(received.content)
+    assert mail.server == f"{inbox.host}:{inbox.port}"
+    assert set(outcomes(mail).values()) == {(Outcome.ACCEPTED, "250 2.0.0 OK: mail 1")}
+    assert [(each.name, each.size, each.content_type) for each in mail.attachments] == [
+        ("r.csv", 5, "text/csv; charset=utf-8")
+    ]
+    headers = dict(mail.headers)
+    assert (headers["Subject"], headers["X-Report"], headers["Cc"]) == ("Grüße", "daily", "Cé <c@x.org>")
+    assert "d@x.org" not in str(headers)
+    assert mail.problem == ""
+
+
+def test_a_plain_mail_has_text_only(inbox: Inbox) -> None:
+    mail = kept(send(body="Hi"))
+    assert (mail.html, mail.text) == (None, "Hi")
+
+
+def test_the_servers_queue_id_is_kept(faulty: Faulty) -> None:
+    faulty(Fault(stage="body", action="250 2.0.0 Ok: queued as 4F1A2B", commit=True))
+    assert kept(send()).queue_id == "4F1A2B"
+
+
+def test_a_mail_that_failed_is_kept_with_the_reason_and_each_recipient(faulty: Faulty) -> None:
+    faulty(Fault(stage="rcpt", address="b@x.org", action="550 5.1.1 no such user"))
+    mail = kept(send(fails=AirflowFailException))
+    assert outcomes(mail) == {
+        "a@x.org": (Outcome.ACCEPTED, "250 2.0.0 queued as 42"),
+        "b@x.org": (Outcome.REFUSED, "550 5.1.1 no such user"),
+    }
+    assert "5.1.1 no such user" in mail.problem
+
+
+def test_a_refusal_that_is_excused_is_kept_too(faulty: Faulty) -> None:
+    faulty(Fault(stage="rcpt", address="b@x.org", action="550 5.1.1 no such user"))
+    mail = kept(send(on_refused="warn"))
+    assert mail.count(Outcome.REFUSED) == 1
+    assert "no such user" in mail.problem
+
+
+def test_a_mail_in_doubt_is_kept_as_unknown(faulty: Faulty) -> None:
+    faulty(Fault(stage="body", action="drop", commit=True))
+    mail = kept(send(fails=AirflowFailException))
+    assert mail.count(Outcome.UNKNOWN) == 2
+    assert "may have been delivered" in mail.problem
+
+
+def test_a_mail_that_reached_no_server_is_kept_as_not_sent(faulty: Faulty) -> None:
+    faulty(Fault(stage="connect", action="554 5.7.1 go away"))
+    mail = kept(send(body="Hi", fails=AirflowFailException))
+    assert mail.count(Outcome.UNSENT) == 2
+    assert mail.text == "Hi"
+    assert "go away" in mail.problem
+
+
+def test_a_mail_that_could_not_be_composed_is_kept_with_the_reason(inbox: Inbox) -> None:
+    mail = kept(send(recipients="nobody", fails=AirflowFailException))
+    assert mail.subject == "s"
+    assert "recipients" in mail.problem
+
+
+def test_the_tries_of_a_task_are_joined_through_the_ledger(faulty: Faulty) -> None:
+    faulty(Fault(stage="rcpt", address="b@x.org", action=LATER, times=1))
+    store = Store()
+    first = kept(send(store, fails=TransientDeliveryError))
+    assert outcomes(first)["b@x.org"] == (Outcome.DEFERRED, LATER)
+    second, third = kept(send(store)), kept(send(store))
+    assert second.count(Outcome.ACCEPTED) == 2
+    assert outcomes(third) == outcomes(second)
+    assert "nothing was sent in the last one" in third.problem
+
+
+def test_a_deferred_mail_is_kept_while_it_waits_and_joined_when_it_goes_on(faulty: Faulty) -> None:
+    faulty(Fault(stage="rcpt", address="b@x.org", action=LATER, times=1))
+    xcoms: dict[str, Any] = {}
+    run_through_waits(lambda: mail_task(recipients="a@x.org, b@x.org", deferrable=True), xcoms=xcoms)
+    assert kept(xcoms).count(Outcome.ACCEPTED) == 2
+
+
+@pytest.mark.parametrize(
+    ("configured", "parameter", "has_record", "has_body"),
+    [
+        (None, None, True, True),
+        ("headers", None, True, False),
+        ("off", None, False, False),
+        ("off", "full", True, True),
+        ("full", "headers", True, False),
+        ("full", "off", False, False),
+    ],
+)
+def test_how_much_is_kept(
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+    configured: str | None,
+    parameter: Any,
+    has_record: bool,
+    has_body: bool,
+) -> None:
+    if configured:
+        monkeypatch.setenv("AIRFLOW__SMTP_INTERFACE__KEEP_SENT", configured)
+    xcoms = send(keep_sent=parameter, body="Hi")
+    assert ("email" in xcoms) is has_record
+    if has_record:
+        assert (kept(xcoms).text == "Hi") is has_body
+        assert kept(xcoms).bodies_kept is has_body
+    assert len(inbox.mails) == 1
+
+
+def test_nothing_is_kept_without_xcoms(inbox: Inbox) -> None:
+    assert send(do_xcom_push=False) == {}
+
+
+def test_a_misspelt_configuration_is_an_error_before_anything_is_sent(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SMTP_INTERFACE__KEEP_SENT", "ful")
+    with pytest.raises(AirflowFailException, match=r"keep_sent: 'ful' is none of full, headers, off"):
+        send()
+    assert inbox.mails == []
+    with pytest.raises(ValueError, match=r"keep_sent: 'ful' is none of full, headers, off"):
+        mail_task(keep_sent="ful")
+
+
+def test_secrets_are_masked_wherever_they_stand(inbox: Inbox) -> None:
+    mask_secret("hunter-two")
+    record = send(
+        subject="ü hunter-two",
+        body="<p>hunter-two</p>",
+        is_html=True,
+        headers={"X-Note": "é hunter-two", "X-Api-Key": "abc"},
+        attachment="x",
+        attachment_name="hunter-two.txt",
+    )["email"]
+    assert "hunter-two" not in str(record)
+    assert "abc" not in str(record)
+    assert "***" in record["html"]
+    assert inbox.mails[0].message["Subject"] == "ü hunter-two", "the mail itself is as its author wrote it"
+
+
+def test_long_bodies_are_cut_and_no_piece_of_a_secret_is_left(inbox: Inbox) -> None:
+    mask_secret("hunter-three")
+    mail = kept(send(body="x" * (64 * 1024 - 6) + "hunter-three" + "y" * 100))
+    assert mail.text is not None
+    assert len(mail.text) <= 64 * 1024
+    assert "hunter" not in mail.text
+    assert mail.cut == ("text",)
+
+
+def test_a_record_that_cannot_be_kept_does_not_fail_the_task(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: TaskInstance, key: str, value: Any) -> None:
+        raise OSError("the backend is full")
+
+    monkeypatch.setattr(TaskInstance, "xcom_push", full)
+    assert send() == {}
+    assert len(inbox.mails) == 1
+    assert "could not be kept: OSError: the backend is full" in caplog.text
