@@ -1,14 +1,29 @@
-"""What an exception of socket, ssl or smtplib means."""
+"""What a server's answer, or an exception of socket, ssl or smtplib, means."""
 
 from __future__ import annotations
 
+import smtplib
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 from airflow_smtp_interface.mail.delivery import Cause, Stage
 from airflow_smtp_interface.mail.wire import Broken
 
+if TYPE_CHECKING:
+    from airflow_smtp_interface.mail.delivery import Reply
+
 _MISMATCHES = ("PROTOCOL", "CIPHER", "ALERT_HANDSHAKE_FAILURE", "PROTOCOL_VERSION")
+
+
+class Problem(smtplib.SMTPException):
+    """What the server's answer means, on its way to the stage that names it."""
+
+    def __init__(self, cause: Cause, reply: Reply | None = None, *, detail: str = "") -> None:
+        super().__init__(str(reply or cause))
+        self.cause = cause
+        self.reply = reply
+        self.detail = detail
 
 
 def cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:

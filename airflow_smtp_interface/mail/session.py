@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import smtplib
 import socket
 import ssl
-from base64 import b64decode
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from airflow_smtp_interface.mail.causes import cause_of
-from airflow_smtp_interface.mail.delivery import Reply
+from airflow_smtp_interface.mail.causes import Problem, cause_of
 from airflow_smtp_interface.mail.errors import (
     Cause,
     DeliveryError,
@@ -21,18 +17,18 @@ from airflow_smtp_interface.mail.errors import (
     TransientDeliveryError,
     delivery_error,
 )
-from airflow_smtp_interface.mail.mechanisms import MECHANISMS, Answer, b64
+from airflow_smtp_interface.mail.login import log_in, secret_of
 from airflow_smtp_interface.mail.settings import Pipelining, Security, tls_context
-from airflow_smtp_interface.mail.wire import HIDDEN, NO_SECRET, Broken, ReplyReader, start_tls
+from airflow_smtp_interface.mail.wire import HIDDEN, Broken, ReplyReader, reply_of, start_tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_smtp_interface.mail.delivery import Reply
     from airflow_smtp_interface.mail.settings import SmtpSettings
 
 _IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
 _PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
-_MAX_REPLY_TEXT = 1000
 # Servers that offered PIPELINING and gave a reply that did not fit; a later session must not find out anew.
 _DISTRUSTED: set[tuple[str, int]] = set()
 
@@ -58,7 +54,7 @@ class SmtpSession(smtplib.SMTP):
         self.mails = 0  # begun over this session; kept by whoever sends many
         self._deadline = deadline
         self._context = context
-        self._secret = _secret(settings)
+        self._secret = secret_of(settings)
         self._reader: ReplyReader | None = None
         self._last_used = monotonic()
 
@@ -98,7 +94,7 @@ class SmtpSession(smtplib.SMTP):
                     self._say_hello()
             if self.settings.user:
                 with self._stage(Stage.AUTH):
-                    self._log_in(self.settings.user, self.settings.password or "")
+                    self.mechanism = log_in(self)
         except BaseException:
             self.close()
             raise
@@ -131,7 +127,7 @@ class SmtpSession(smtplib.SMTP):
         :param seconds: until it must be complete; the settings' ``timeout`` by default.
         :raises Broken: if it does not come or is none. The connection is closed then.
         """
-        return _reply(*self._read(self.settings.timeout if seconds is None else seconds))
+        return reply_of(*self._read(self.settings.timeout if seconds is None else seconds))
 
     def ask(self, command: str, *, stage: Stage) -> Reply:
         """Send one command and read the reply to it.
@@ -141,7 +137,11 @@ class SmtpSession(smtplib.SMTP):
         :raises DeliveryError: if the connection is lost.
         """
         with self._stage(stage):
-            return self._hidden(*self.docmd(command))
+            return self.hidden(*self.docmd(command))
+
+    def hidden(self, code: int, text: bytes) -> Reply:
+        """Return a reply as smtplib gives it, without the password, which some servers repeat."""
+        return reply_of(code, self._secret.sub(HIDDEN, text))
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply as smtplib does, but within ``timeout`` from its first byte to its last."""
@@ -176,19 +176,19 @@ class SmtpSession(smtplib.SMTP):
         :raises smtplib.SMTPException: if the server does not offer it, refuses it, or speaks on in clear.
         """
         if not self.has_extn("starttls"):
-            raise _Problem(Cause.TLS_NOT_OFFERED)
+            raise Problem(Cause.TLS_NOT_OFFERED)
         code, text = self.docmd("STARTTLS")
         if code != 220:
-            raise _Problem(Cause.REPLY, _reply(code, text))
+            raise Problem(Cause.REPLY, reply_of(code, text))
         if self.has_spoken():
             if self._reader and self._reader.unread:
-                raise _Problem(Cause.TLS_INJECTED)
+                raise Problem(Cause.TLS_INJECTED)
             raise Broken(Cause.TLS_FAILED, "the server closed the connection")
         try:
             self._secure(context)
         except ssl.SSLError as error:
             if cause_of(error, Stage.TLS)[0] is Cause.TLS_TO_PLAIN_PORT:
-                raise _Problem(Cause.TLS_INJECTED, detail=str(error)) from error
+                raise Problem(Cause.TLS_INJECTED, detail=str(error)) from error
             raise
         self.helo_resp = self.ehlo_resp = None
         self.esmtp_features = {}
@@ -203,7 +203,7 @@ class SmtpSession(smtplib.SMTP):
     def _last_words(self) -> Reply | None:
         """Read what the server said before it hung up: it may name the cause."""
         try:
-            return self._hidden(*self._reader.reply(0.1)) if self._reader else None
+            return self.hidden(*self._reader.reply(0.1)) if self._reader else None
         except Broken:
             return None
 
@@ -241,7 +241,7 @@ class SmtpSession(smtplib.SMTP):
                 self._secure(self._tls_context())
         greeting = self._greeting()
         if greeting.code != 220:
-            raise _Problem(Cause.REPLY, greeting)
+            raise Problem(Cause.REPLY, greeting)
         if not settings.local_hostname:
             self.local_hostname = _own_literal(self.sock)
         self._say_hello()
@@ -254,10 +254,10 @@ class SmtpSession(smtplib.SMTP):
         probe = min(_PROBE_SECONDS, seconds / 4)
         assert self._reader is not None
         try:
-            return _reply(*self._reader.reply(seconds - probe))
+            return reply_of(*self._reader.reply(seconds - probe))
         except Broken as broken:
             if broken.cause is Cause.TIMED_OUT and not self._reader.has_spoken() and self._answers_tls(probe):
-                raise _Problem(Cause.PLAIN_TO_TLS_PORT) from None
+                raise Problem(Cause.PLAIN_TO_TLS_PORT) from None
             raise
 
     def _answers_tls(self, seconds: float) -> bool:
@@ -275,7 +275,7 @@ class SmtpSession(smtplib.SMTP):
         if 500 <= code < 600:  # RFC 5321 3.2: older servers know HELO only
             code, text = self.helo()
         if code != 250:
-            raise _Problem(Cause.REPLY, _reply(code, text))
+            raise Problem(Cause.REPLY, reply_of(code, text))
         self.speaks_smtp = True
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -289,41 +289,6 @@ class SmtpSession(smtplib.SMTP):
         self.sock = start_tls(sock, context, host=self.settings.host, seconds=seconds)
         self._reader = ReplyReader(self.sock, secret=self._secret)
 
-    def _log_in(self, user: str, password: str) -> None:
-        if not (self.is_encrypted or self.settings.cleartext_login or _is_loopback(self.sock)):
-            raise _Problem(Cause.CLEARTEXT_LOGIN)
-        if not self.has_extn("auth"):
-            raise _Problem(Cause.AUTH_NOT_OFFERED)
-        offered = self.esmtp_features["auth"].upper().split()
-        preferred = MECHANISMS if self.is_encrypted else reversed(MECHANISMS)
-        self.mechanism = next((mechanism for mechanism in preferred if mechanism in offered), None)
-        if self.mechanism is None:
-            raise _Problem(Cause.AUTH_MECHANISM, detail=f"it offers {_printable(' '.join(offered).encode())}")
-        reply = self._exchange(self.mechanism, MECHANISMS[self.mechanism](user, password))
-        if reply.code != 235:
-            cause = Cause.REPLY if reply.is_negative else Cause.ODD_REPLY
-            raise _Problem(cause, reply, detail=f"User {user!r}")
-
-    def _exchange(self, mechanism: str, answers: list[Answer]) -> Reply:
-        """Run one SASL exchange (RFC 4954); the first answer of PLAIN goes along with the command."""
-        if mechanism == "PLAIN":
-            code, text = self.docmd("AUTH", f"PLAIN {b64(answers.pop()(b''))}")
-        else:
-            code, text = self.docmd("AUTH", mechanism)
-        for answer in answers:
-            if code != 334:
-                break
-            try:
-                challenge = b64decode(text)
-            except ValueError:
-                challenge = b""  # LOGIN's prompts are for humans, and some servers send them as they are
-            code, text = self.docmd(b64(answer(challenge)))
-        return self._hidden(code, text)
-
-    def _hidden(self, code: int, text: bytes) -> Reply:
-        """Return a reply without the password, which some servers repeat."""
-        return _reply(code, self._secret.sub(HIDDEN, text))
-
     @contextmanager
     def _stage(self, stage: Stage) -> Iterator[None]:
         """Name what went wrong in here."""
@@ -331,7 +296,7 @@ class SmtpSession(smtplib.SMTP):
             yield
         except DeliveryError:
             raise  # an inner stage has named it
-        except _Problem as problem:
+        except Problem as problem:
             raise self._error(stage, problem.cause, problem.detail, problem.reply) from None
         except (OSError, UnicodeError) as error:  # smtplib's errors are OSErrors
             cause, detail = cause_of(error, stage)
@@ -339,16 +304,6 @@ class SmtpSession(smtplib.SMTP):
 
     def _error(self, stage: Stage, cause: Cause, detail: str, reply: Reply | None = None) -> DeliveryError:
         return delivery_error(stage=stage, cause=cause, where=self.settings.where, detail=detail, reply=reply)
-
-
-class _Problem(smtplib.SMTPException):
-    """What the server's answer means, on its way to the stage that names it."""
-
-    def __init__(self, cause: Cause, reply: Reply | None = None, *, detail: str = "") -> None:
-        super().__init__(str(reply or cause))
-        self.cause = cause
-        self.reply = reply
-        self.detail = detail
 
 
 def connect(settings: SmtpSettings) -> SmtpSession:
@@ -383,30 +338,6 @@ def connect(settings: SmtpSettings) -> SmtpSession:
     return session
 
 
-def _reply(code: int, text: bytes) -> Reply:
-    return Reply(code, _printable(text))
-
-
-def _printable(text: bytes) -> str:
-    words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    return shown[:_MAX_REPLY_TEXT]
-
-
-def _secret(settings: SmtpSettings) -> re.Pattern[bytes]:
-    """Return a pattern for the password and for what carries it to the server."""
-    if not settings.password:
-        return NO_SECRET
-    user, password = settings.user or "", settings.password
-    carriers = [b64(f"\0{user}\0{password}"), b64(password)]
-    secrets = [*(carrier.rstrip("=") for carrier in carriers), password]
-    return re.compile("|".join(map(re.escape, secrets)).encode(), re.IGNORECASE)
-
-
 def _own_literal(sock: socket.socket) -> str:
     address = sock.getsockname()[0].partition("%")[0]
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-
-
-def _is_loopback(sock: socket.socket | None) -> bool:
-    return sock is not None and ipaddress.ip_address(sock.getpeername()[0].partition("%")[0]).is_loopback

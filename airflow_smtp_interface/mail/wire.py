@@ -9,16 +9,16 @@ import ssl
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from airflow_smtp_interface.mail.errors import Cause
+from airflow_smtp_interface.mail.delivery import Cause, Reply
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Iterator
 
-    from airflow_smtp_interface.mail.delivery import Reply
 
 _MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 allows 512; some servers say more
 _MAX_LINES = 1000
+_MAX_REPLY_TEXT = 1000
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 NO_SECRET = re.compile(rb"(?!)")
 HIDDEN = b"***"
@@ -118,6 +118,18 @@ class ReplyReader:
 
     def _shown(self, octets: bytes | bytearray) -> str:
         return repr(self._secret.sub(HIDDEN, bytes(octets))[:200])[1:]
+
+
+def reply_of(code: int, text: bytes) -> Reply:
+    """Return a reply as it is shown: one line, control characters escaped."""
+    return Reply(code, printable(text))
+
+
+def printable(text: bytes) -> str:
+    """Return a server's words in one line, control characters escaped, cut where they are very long."""
+    words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return shown[:_MAX_REPLY_TEXT]
 
 
 def dot_stuffed(content: Iterable[bytes]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from airflow_smtp_interface.mail import login
 from airflow_smtp_interface.mail import session as session_module
 from airflow_smtp_interface.mail.errors import (
     DeliveryError,
@@ -142,7 +143,7 @@ def test_the_password_does_not_cross_a_network_in_clear(
     serve: Serve, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(auth=ALL, auth_before_tls=True)
-    monkeypatch.setattr(session_module, "_is_loopback", lambda sock: False)  # this machine has no other network
+    monkeypatch.setattr(login, "_is_loopback", lambda sock: False)  # this machine has no other network
     error = failure(settings_for(server, user="user", password="secret"))
     assert isinstance(error, PermanentDeliveryError)
     assert "the password was not sent" in str(error)
