@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import ssl
+import textwrap
 from typing import TYPE_CHECKING
 
 from airflow_smtp_interface.mail.addresses import addr_spec, ascii_domain, parse_address, parse_addresses
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _PORTS = {Security.AUTO: 587, Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 _UNSENDABLE_SECRET = re.compile(r"[\0\r\n\ud800-\udfff]")
+# The form of Airflow 3.1 has one line for a certificate, in which a pasted one loses its line breaks.
+_PEM_IN_ONE_LINE = re.compile(r"(-----BEGIN [A-Z0-9 ]+-----) *([A-Za-z0-9+/= ]+?) *(-----END [A-Z0-9 ]+-----) *")
 _SCOPE = re.compile(r"%[A-Za-z0-9_.\-]+$")
 
 
@@ -133,7 +136,9 @@ def _parse_text(value: object) -> str:
 
 
 def _parse_certificate(value: object) -> str:
-    text = _parse_text(value)
+    text = _PEM_IN_ONE_LINE.sub(
+        lambda match: f"{match[1]}\n{textwrap.fill(match[2].replace(' ', ''), 64)}\n{match[3]}\n", _parse_text(value)
+    )
     try:
         tls_context(ca_certificate=text, verify=True)
     except (ssl.SSLError, TypeError):  # TypeError: not even ASCII

@@ -194,7 +194,7 @@ def test_secrets_are_masked_wherever_they_stand(inbox: Inbox) -> None:
         subject="ü hunter-two",
         body="<p>hunter-two</p>",
         is_html=True,
-        headers={"X-Note": "é hunter-two", "X-Api-Key": "abc"},
+        headers={"X-Note": "é hunter-two", "X-Password": "abc"},
         attachment="x",
         attachment_name="hunter-two.txt",
     )["email"]

@@ -102,6 +102,14 @@ def test_every_extra_is_read_from_text_as_a_uri_gives_it() -> None:
     assert read.allowed_recipients == ("a@x.org", "@y.org")
 
 
+@pytest.mark.parametrize("break_", ["", " "])
+def test_a_ca_certificate_whose_line_breaks_a_form_has_swallowed_is_read(
+    certificates: Certificates, break_: str
+) -> None:
+    two = certificates.pem + certificates.pem
+    assert settings({"ca_certificate": two.replace("\n", break_)}).ca_certificate == two
+
+
 def test_a_ca_certificate_is_read(certificates: Certificates) -> None:
     assert settings({"ca_certificate": certificates.pem}).ca_certificate == certificates.pem
 
