@@ -5,9 +5,9 @@ CONSTRAINTS ?= constraints.txt
 UV := uv==0.13.9
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PLAIN := not postfix and not scheduler and not pythons
+PLAIN := not postfix and not scheduler and not pythons and not browser
 
-.PHONY: demo test test-postfix test-scheduler test-pythons test-wheel test-without-airflow lint format bench bench-faults constraints clean
+.PHONY: demo test test-postfix test-scheduler test-browser images test-pythons test-wheel test-without-airflow lint format bench bench-faults constraints clean
 
 demo: $(READY)
 	$(BIN)/python demo.py
@@ -23,6 +23,18 @@ test-postfix: $(READY)
 # A whole Airflow: api-server, scheduler, Dag processor, triggerer; tasks are killed under it.
 test-scheduler: $(READY)
 	$(BIN)/pytest -q -m scheduler tests/scheduler $(ARGS)
+
+# Needs Debian's package chromium.
+test-browser: $(VENV)/browser
+	$(BIN)/pytest -q -m browser tests/browser $(ARGS)
+
+# The README's pictures, taken by the same tests.
+images: $(VENV)/browser
+	PICTURES=docs/images $(BIN)/pytest -q -m browser tests/browser $(ARGS)
+
+$(VENV)/browser: $(READY)
+	$(BIN)/uv pip install -q --python $(BIN)/python -c $(CONSTRAINTS) --group browser
+	touch $@
 
 # The hostile inputs on each CPython of the machine.
 test-pythons: $(READY)
@@ -41,9 +53,9 @@ test-wheel: $(READY)
 test-without-airflow: $(READY)
 	$(WHEEL_TESTS) && $(BIN)/uv build -q --wheel -o build/dist
 	$(INSTALL) --no-deps build/dist/*.whl
-	$(BIN)/uv pip install -q --python build/venv -c $(CONSTRAINTS) tenacity idna markdownify --group test
+	$(BIN)/uv pip install -q --python build/venv -c $(CONSTRAINTS) tenacity idna markdownify jinja2 --group test
 	cd build && ! venv/bin/python -c 'import airflow'
-	cd build && venv/bin/pytest -q -n 2 tests/mail $(ARGS)
+	cd build && venv/bin/pytest -q -n 2 tests/mail tests/viewer $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -71,11 +83,11 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 # Exact versions for today's Airflow and for the older ones that are supported.
 constraints:
 	$(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml --extra inbox \
-	    --group test --group lint -o constraints.txt
+	    --group test --group lint --group browser -o constraints.txt
 	echo 'apache-airflow==3.2.2' | $(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade \
-	    --exclude-newer 2026-07-01 pyproject.toml - --extra inbox --group test --group lint -o constraints-airflow-3.2.txt
+	    --exclude-newer 2026-07-01 pyproject.toml - --extra inbox --group test --group lint --group browser -o constraints-airflow-3.2.txt
 	echo 'apache-airflow==3.1.8' | $(BIN)/uv pip compile -q --universal --no-header --no-annotate --no-emit-index-url --upgrade \
-	    --exclude-newer 2026-03-25 pyproject.toml - --extra inbox --group test --group lint -o constraints-airflow-3.1.txt
+	    --exclude-newer 2026-03-25 pyproject.toml - --extra inbox --group test --group lint --group browser -o constraints-airflow-3.1.txt
 
 clean:
 	rm -rf .venv* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

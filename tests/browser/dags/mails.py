@@ -1,0 +1,62 @@
+"""Tasks that send mail, and some that send none, for the Email tab to show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_smtp_interface.operators.email_actor import EmailActorOperator
+
+HTML = """
+<h1 style="color: #0b6e4f">Sales of {{ ds }}</h1>
+<p>All 1200 rows of <b>sales</b> were loaded. <a href="{{ var.value.elsewhere }}/report">The report</a></p>
+<table border="1" cellpadding="6"><tr><th>product</th><th>sold</th></tr><tr><td>tea</td><td>120</td></tr></table>
+<img src="{{ var.value.elsewhere }}/pixel.png" alt="the company's logo">
+<link rel="stylesheet" href="{{ var.value.elsewhere }}/style.css">
+<div style="background-image: url({{ var.value.elsewhere }}/background.png)"></div>
+<iframe src="{{ var.value.elsewhere }}/frame"></iframe>
+<form action="{{ var.value.elsewhere }}/form"><input name="q"><button>Press</button></form>
+<meta http-equiv="refresh" content="0; url={{ var.value.elsewhere }}/refresh">
+<script>parent.document.title = "taken over"; fetch("{{ var.value.elsewhere }}/script")</script>
+<img src="x" onerror="document.body.append('event handler ran')">
+"""
+
+with DAG("mails", schedule=None):
+
+    @task(trigger_rule="all_done")
+    def no_mail() -> None:
+        """Send none."""
+
+    @task
+    def somebody_elses(ti: Any = None) -> None:
+        """Leave an XCom of the same name that is no mail."""
+        ti.xcom_push(key="email", value="ann@example.com")
+
+    report = EmailActorOperator(
+        task_id="report",
+        smtp_interface_conn_id="by_hand",
+        recipients=["Ann Müller <ann@example.com>", "sales@example.com"],
+        cc="audit@example.com",
+        bcc="archive@example.com",
+        subject="Sales of {{ ds }} <script>alert(1)</script>",
+        is_html=True,
+        body=HTML,
+        attachment="product,sold\r\ntea,120\r\n",
+        attachment_name="sales-{{ ds }}.csv",
+    )
+    EmailActorOperator.partial(task_id="each", smtp_interface_conn_id="by_hand", body="Hello").expand(
+        subject=["For Ann", "For Bob"]
+    )
+    refused = EmailActorOperator(
+        task_id="refused",
+        smtp_interface_conn_id="faulty",
+        recipients="ann@example.com, gone@example.com",
+        subject="Half of it",
+        body="Hello",
+    )
+    private = EmailActorOperator(
+        task_id="private", smtp_interface_conn_id="by_hand", subject="Private", body="Hidden words", keep_sent="headers"
+    )
+    somebody_elses()
+    refused >> no_mail()
