@@ -8,14 +8,25 @@ from airflow.sdk import DAG, task
 
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 
-HTML = """
+REPORT = """
 <h1 style="color: #0b6e4f">Sales of {{ ds }}</h1>
 <p>All 1200 rows of <b>sales</b> were loaded. <a href="{{ var.value.elsewhere }}/report">The report</a></p>
 <table border="1" cellpadding="6"><tr><th>product</th><th>sold</th></tr><tr><td>tea</td><td>120</td></tr></table>
-<img src="{{ var.value.elsewhere }}/pixel.png" alt="the company's logo">
+<img src="{{ var.value.elsewhere }}/logo.png" alt="the company's logo">
+"""
+HOSTILE = """
+<h1>Inert</h1>
+<a href="{{ var.value.elsewhere }}/link">Follow</a>
+<a href="{{ var.value.elsewhere }}/top" target="_top">Leave</a>
+<img src="{{ var.value.elsewhere }}/pixel.png">
 <link rel="stylesheet" href="{{ var.value.elsewhere }}/style.css">
+<style>@import url({{ var.value.elsewhere }}/import.css);
+@font-face { font-family: f; src: url({{ var.value.elsewhere }}/font) }
+p { font-family: f }</style><p>Font</p>
 <div style="background-image: url({{ var.value.elsewhere }}/background.png)"></div>
 <iframe src="{{ var.value.elsewhere }}/frame"></iframe>
+<object data="{{ var.value.elsewhere }}/object"></object>
+<video src="{{ var.value.elsewhere }}/video" autoplay></video>
 <form action="{{ var.value.elsewhere }}/form"><input name="q"><button>Press</button></form>
 <meta http-equiv="refresh" content="0; url={{ var.value.elsewhere }}/refresh">
 <script>parent.document.title = "taken over"; fetch("{{ var.value.elsewhere }}/script")</script>
@@ -39,11 +50,19 @@ with DAG("mails", schedule=None):
         recipients=["Ann Müller <ann@example.com>", "sales@example.com"],
         cc="audit@example.com",
         bcc="archive@example.com",
-        subject="Sales of {{ ds }} <script>alert(1)</script>",
+        subject="Sales of {{ ds }}",
         is_html=True,
-        body=HTML,
+        body=REPORT,
         attachment="product,sold\r\ntea,120\r\n",
         attachment_name="sales-{{ ds }}.csv",
+    )
+    hostile = EmailActorOperator(
+        task_id="hostile",
+        smtp_interface_conn_id="by_hand",
+        subject="<script>alert(1)</script>",
+        is_html=True,
+        autoescape=False,
+        body=HOSTILE,
     )
     EmailActorOperator.partial(task_id="each", smtp_interface_conn_id="by_hand", body="Hello").expand(
         subject=["For Ann", "For Bob"]
