@@ -94,7 +94,7 @@ def _settings(conn_id: str) -> SmtpSettings:
 
     try:
         connection = Connection.get_connection_from_secrets(conn_id)
-        if (kind := connection.conn_type.replace("-", "_")) != SmtpInterfaceHook.conn_type:
+        if (kind := (connection.conn_type or "").replace("-", "_")) != SmtpInterfaceHook.conn_type:
             raise InvalidSettings(f"connection {conn_id!r} is of type {kind!r}, not {SmtpInterfaceHook.conn_type!r}")
         return SmtpSettings.from_connection(connection)
     except MailError:

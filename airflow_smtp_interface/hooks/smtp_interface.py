@@ -145,11 +145,10 @@ class SmtpInterfaceHook(BaseHook):
             before_end=before_end,
         )
         self.log.info(
-            "Mail %s of %d octets through %s:%s: %d accepted, %d refused, %d deferred, %d unknown",
+            "Mail %s of %d octets through %s: %d accepted, %d refused, %d deferred, %d unknown",
             delivery.message_id,
             delivery.size,
-            settings.host,
-            settings.port,
+            settings.address,
             len(delivery.accepted),
             len(delivery.refused),
             len(delivery.deferred),
@@ -261,7 +260,8 @@ class SmtpInterfaceHook(BaseHook):
         except MailError as error:
             works, text = False, str(error)
         except Exception as error:  # noqa: BLE001 whoever clicked the button shall see it, whatever it is
-            works, text = False, f"{type(error).__name__}: {error}"
+            text = f"The connection cannot be read ({error}). Port has to be 1 to 65535, and Extra JSON."
+            works, text = False, text.replace(self.smtp_interface_conn_id, "…")
         named = f"connection {self.smtp_interface_conn_id!r}"
         if text.startswith(named):
             text = f"The connection{text.removeprefix(named)}"

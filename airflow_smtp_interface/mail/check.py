@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SECONDS = 10.0  # somebody is waiting in front of the button
 _SPARE = 0.5  # of them, for saying QUIT and what was found
+_INSTANT = 0.05
+_OUT_OF_TIME = f"This test waits for {_SECONDS:g} s in all."
 _SHOWN_RECIPIENTS = 20
 _SHOWN_NAMES = 5
 _SHOWN_LETTERS = 200  # of each reply to RCPT and of each name in a certificate
@@ -122,12 +124,14 @@ class _Walk:
         self._has_address = True
 
     def _opened(self) -> list[str]:
-        session, user = self._session, self._settings.user
+        session, settings = self._session, self._settings
         limit = re.fullmatch(r"0*([1-9][0-9]{0,19})", session.esmtp_features.get("size", ""))  # RFC 1870 section 4
         return [
-            f"{self._settings.host}:{self._settings.port} answers.",
+            f"{settings.address} answers.",
             _encryption(session.sock),
-            f"Logged in as {user!r} by {session.mechanism}." if user else "No login, because no User is set.",
+            f"Logged in as {settings.shown_user} by {session.mechanism}."
+            if settings.user
+            else "No login, because no User is set.",
             f"Takes mails of up to {limit[1]} octets." if limit else "Announces no limit of size.",
         ]
 
@@ -159,15 +163,22 @@ class _Walk:
     def _offer_to(self, recipients: list[str]) -> bool:
         replies: dict[str, Reply] = {}
         for recipient in recipients:
-            if self._deadline - monotonic() < _SPARE:
+            try:
+                replies[recipient] = self._ask(Stage.RECIPIENT, f"RCPT TO:<{recipient}>")
+            except DeliveryError as error:
+                if not self._is_out_of_time(error):
+                    raise
                 break
-            replies[recipient] = self._ask(Stage.RECIPIENT, f"RCPT TO:<{recipient}>")
         if recipients:
-            self._found.append(_verdicts(replies, untried=len(recipients) - len(replies)))
+            self._found.append(_verdicts(replies, unanswered=len(recipients) - len(replies)))
         failed = sorted((each for each in replies.values() if not each.is_positive), reverse=True)  # 5yz before 4yz
         if failed:
             self._found.append(remedy(stage=Stage.RECIPIENT, reply=failed[0]))
-        return not failed
+        return not failed and bool(replies or not recipients)
+
+    def _is_out_of_time(self, error: DeliveryError) -> bool:
+        """Whether it was this test that gave up, and not the settings' ``timeout``."""
+        return error.cause is Cause.TIMED_OUT and monotonic() > self._deadline - _INSTANT
 
     def _require_utf8(self, *addresses: str) -> None:
         named = ", ".join(each for each in addresses if not each.isascii())
@@ -198,7 +209,7 @@ class _Walk:
         if isinstance(failed, ssl.SSLCertVerificationError) and failed.verify_code in _WRONG_HOST:
             detail = "; ".join(filter(None, (cause_of(failed, error.stage)[1], self._other_host())))
             return str(self._error(error.stage, error.cause, detail=detail))
-        return str(error)
+        return f"{error} {_OUT_OF_TIME}" if self._is_out_of_time(error) else str(error)
 
     def _other_host(self) -> str:
         """Return the names in a mail server's certificate, over a connection of its own: a failed one has none."""
@@ -233,7 +244,7 @@ def _names(certificate: Mapping[str, Any]) -> str:
     return f"the certificate is for {shown}{more}" if names else "the certificate names no host"
 
 
-def _verdicts(replies: Mapping[str, Reply], *, untried: int) -> str:
+def _verdicts(replies: Mapping[str, Reply], *, unanswered: int) -> str:
     """Say who is accepted and who is not, the latter first."""
     told = sorted(replies.items(), key=lambda each: each[1].is_positive)
     shown = [
@@ -242,7 +253,7 @@ def _verdicts(replies: Mapping[str, Reply], *, untried: int) -> str:
     ]
     rest = Counter(_verdict(reply) for _, reply in told[_SHOWN_RECIPIENTS:])
     shown += [f"{count} more {verdict}" for verdict, count in rest.items()]
-    shown += [f"{untried} more not tried, because the time was over"] if untried else []
+    shown += [f"{unanswered} without an answer. {_OUT_OF_TIME}"[:-1]] if unanswered else []
     return f"Recipients: {'; '.join(shown)}."
 
 

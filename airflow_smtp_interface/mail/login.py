@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from airflow_smtp_interface.mail.session import SmtpSession
     from airflow_smtp_interface.mail.settings import SmtpSettings
 
+_TELLING = 8  # characters of base64: six octets of a password
+
 Answer = Callable[[bytes], str]
 """From the server's challenge to the client's response, neither of them in base64."""
 
@@ -68,7 +70,7 @@ def log_in(session: SmtpSession) -> str:
     reply = _exchange(session, mechanism, MECHANISMS[mechanism](user, password))
     if reply.code != 235:
         cause = Cause.REPLY if reply.is_negative else Cause.ODD_REPLY
-        raise Problem(cause, reply, detail=f"User {user!r}")
+        raise Problem(cause, reply, detail=f"User {settings.shown_user}")
     return mechanism
 
 
@@ -90,13 +92,16 @@ def _exchange(session: SmtpSession, mechanism: str, answers: list[Answer]) -> Re
 
 
 def secret_of(settings: SmtpSettings) -> re.Pattern[bytes]:
-    """Return a pattern for the password and for what carries it to the server."""
+    """Return a pattern for the password and for what carries it to the server, also where that is cut or wrapped."""
     if not settings.password:
         return NO_SECRET
     user, password = settings.user or "", settings.password
-    carriers = [b64(f"\0{user}\0{password}"), b64(password)]
-    secrets = [*(carrier.rstrip("=") for carrier in carriers), password]
-    return re.compile("|".join(map(re.escape, secrets)).encode(), re.IGNORECASE)
+    plain, alone = b64(f"\0{user}\0{password}"), b64(password).rstrip("=")
+    # Every four characters carry three octets: so many are the same whatever the password is.
+    known = plain[: len(f"\0{user}\0".encode()) // 3 * 4]
+    beginnings = [known, alone[:_TELLING]]
+    patterns = [f"{re.escape(each)}[A-Za-z0-9+/=]*(?:\n[A-Za-z0-9+/=]+)?" for each in beginnings]
+    return re.compile("|".join([*patterns, re.escape(password)]).encode(), re.IGNORECASE)
 
 
 def _is_loopback(sock: socket.socket | None) -> bool:

@@ -117,9 +117,19 @@ class SmtpSettings:
         return read_connection(connection)
 
     @property
+    def address(self) -> str:
+        """Host and port, for texts."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def shown_user(self) -> str:
+        """The login name, for texts; hidden where it is the password too, as with providers that give out one token."""
+        return "***" if self.user == self.password else repr(self.user)
+
+    @property
     def where(self) -> str:
         """The connection and its server, for error texts."""
-        return f"connection {self.name!r} ({self.host}:{self.port})"
+        return f"connection {self.name!r} ({self.address})"
 
     @property
     def tls_from_start(self) -> bool:

@@ -65,7 +65,7 @@ class Attempt:
     def _run(self) -> dict[str, object]:
         try:
             with SmtpInterfaceHook(self._operator.smtp_interface_conn_id) as hook:
-                self._sent.server = f"{hook.settings.host}:{hook.settings.port}"
+                self._sent.server = hook.settings.address
                 hook.settings.check_active()
                 return self._send(hook)
         except TransientDeliveryError:
@@ -102,24 +102,32 @@ class Attempt:
             ledger.record(delivery)
         except DeliveryError as error:
             delivery = self._after_failure(error, ledger)
+        except BaseException as error:  # such as the end of the task's execution_timeout
+            if ledger.in_flight and ledger.store is None and self._operator.on_unknown == "fail":
+                # Nothing would tell the next try that the mail may be delivered already.
+                doubt = self._doubt(ledger, hook, envelope.sender, "the task was interrupted before the answer came")
+                raise AirflowFailException(str(doubt)) from error
+            raise
         return self._result(delivery, ledger)
 
     def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
         """Look at what an earlier try left open: it was ended after the final dot, before its answer was recorded."""
-        why = Failure(
-            stage=Stage.ACCEPTANCE, text="an earlier try ended before the answer was recorded", cause=Cause.LOST
-        )
-        doubt = Delivery(
+        doubt = self._doubt(ledger, hook, sender, "an earlier try ended before the answer was recorded")
+        if self._operator.on_unknown == "fail":
+            raise doubt
+        self._operator.log.warning("%s It is sent again (on_unknown).", doubt)
+
+    def _doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str, text: str) -> DeliveryError:
+        why = Failure(stage=Stage.ACCEPTANCE, text=text, cause=Cause.LOST)
+        self._sent.delivery = doubt = Delivery(
             message_id=ledger.message_id,
             sender=sender,
             accepted=tuple(ledger.accepted),
             unknown=dict.fromkeys(ledger.in_flight, why),
         )
-        self._sent.delivery = doubt
         error = incomplete_error(doubt, where=hook.settings.where)
-        if self._operator.on_unknown == "fail" and error:
-            raise error
-        self._operator.log.warning("%s It is sent again (on_unknown).", error)
+        assert error  # somebody is in flight
+        return error
 
     def _after_failure(self, error: DeliveryError, ledger: Ledger) -> Delivery:
         """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""

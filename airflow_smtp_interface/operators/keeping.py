@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
+import signal
+import threading
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
 from email.utils import format_datetime
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
 from airflow_smtp_interface.mail.addresses import addr_spec
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 
 KEY = "email"
 CHOICES = ("full", "headers", "off")
+
+_LISTED = 1000  # recipients; those who do not have the mail come first
+_SHOWN_WORDS = 300  # letters of a server's words for each recipient
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +62,7 @@ class Sent:
         """
         if what == "off" or ti is None:
             return
+        _stop_the_clock()
         try:
             ti.xcom_push(key=KEY, value=_masked(self.shown(), bodies=what == "full").as_dict())
         except Exception as error:  # noqa: BLE001 whatever a backend raises: the mail is sent, and must not be sent again
@@ -66,6 +74,7 @@ class Sent:
         if self.email is None:
             return known
         email, reply = self.email, self.delivery.reply if self.delivery else None
+        recipients = sorted(self._recipients(email), key=lambda each: each.outcome is Outcome.ACCEPTED)
         return replace(
             known,
             sender=str(email.sender),
@@ -78,7 +87,8 @@ class Sent:
             queue_id=(reply and reply.queue_id) or self._earlier_queue_id(),
             reply=str(reply or ""),
             size=self.delivery.size if self.delivery else 0,
-            recipients=tuple(self._recipients(email)),
+            recipients=tuple(recipients[:_LISTED]),
+            more_recipients=max(0, len(recipients) - _LISTED),
             attachments=tuple(
                 ShownAttachment(name=each.name, size=each.size, content_type=each.content_type)
                 for each in email.attachments
@@ -94,6 +104,7 @@ class Sent:
         if self.ledger:
             outcomes |= {address: (Outcome.REFUSED, words) for address, words in self.ledger.refused.items()}
             outcomes |= {address: (Outcome.ACCEPTED, words) for address, words in self.ledger.accepted.items()}
+            outcomes |= dict.fromkeys(self.ledger.in_flight, (Outcome.UNKNOWN, ""))
         if self.delivery:
             for outcome in (Outcome.REFUSED, Outcome.DEFERRED, Outcome.UNKNOWN):
                 failures = getattr(self.delivery, outcome.value)
@@ -101,7 +112,7 @@ class Sent:
             outcomes |= dict.fromkeys(self.delivery.accepted, (Outcome.ACCEPTED, str(self.delivery.reply or "")))
         for address in email.envelope.recipients:
             outcome, words = outcomes.get(address, (Outcome.UNSENT, ""))
-            yield ShownRecipient(address=address, outcome=outcome, words=words)
+            yield ShownRecipient(address=address, outcome=outcome, words=words[:_SHOWN_WORDS])
 
     def _earlier_queue_id(self) -> str:
         """Return what the server called the mail in an earlier try, of which the ledger has the words."""
@@ -130,13 +141,26 @@ def what_is_kept(operator: EmailActorOperator) -> str:
     return kept
 
 
+def _stop_the_clock() -> None:
+    """Let the task's ``execution_timeout`` run out unnoticed: what became of the mail is decided.
+
+    Its time-out would take the place of a success or of an error that forbids a retry, and the mail be sent again.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _headers(email: Email) -> tuple[tuple[str, str], ...]:
-    """Return names and values as a reader's program decodes them: secrets in encoded words could not be masked."""
+    """Return names and values as a reader's program decodes them: in encoded words no secret could be masked."""
     try:
         parsed = message_from_bytes(header_block(email), policy=policy.default)
     except InvalidEmail:
         return ()  # it was not sent for this reason
-    return tuple((name, str(value)) for name, value in parsed.items())
+    people = {"From": [email.sender], "To": email.to, "Cc": email.cc, "Reply-To": email.reply_to}
+    return tuple(
+        (name, ", ".join(_people(people[name] or ())) if name in people else str(value))  # type: ignore[arg-type]
+        for name, value in parsed.items()
+    )
 
 
 def _people(addresses: Iterable[Address]) -> tuple[str, ...]:
@@ -147,15 +171,33 @@ def _people(addresses: Iterable[Address]) -> tuple[str, ...]:
 
 def _masked(message: ShownMessage, *, bodies: bool) -> ShownMessage:
     """Mask the secrets that Airflow knows, everywhere; then cut the bodies, so that no piece of a secret is left."""
+    texts = {"html": message.html and _mask_html(message.html), "text": message.text and _mask(message.text)}
+    kept = {name: kept_body(text.replace("\0", "\ufffd")) for name, text in texts.items() if text and bodies}
+    record: dict[str, Any] = _mask(replace(message, html=None, text=None, recipients=()).as_dict())
+    record["headers"] = [[name, _mask(value, name)] for name, value in record.get("headers", ())]
+    return replace(
+        ShownMessage.from_dict({**record, "bodies_kept": bodies}),
+        recipients=tuple(
+            replace(each, address=_mask(each.address), words=_mask(each.words)) for each in message.recipients
+        ),
+        html=kept["html"][0] if "html" in kept else None,
+        text=kept["text"][0] if "text" in kept else None,
+        cut=tuple(name for name, (_, was_cut) in kept.items() if was_cut),
+    )
+
+
+def _mask(value: Any, name: str | None = None) -> Any:
+    """Mask the secrets that Airflow knows; whatever has a telling name too, such as a header ``X-Password``."""
     from airflow.sdk.log import redact  # type: ignore[attr-defined]  # there since 3.1, in no __all__
 
-    record: dict[str, Any] = redact(message.as_dict())  # type: ignore[assignment]
-    record["headers"] = [[name, redact(value, name)] for name, value in record.get("headers", ())]
-    record["bodies_kept"] = bodies
-    record["cut"] = []
-    for field in ("html", "text"):
-        body = record.pop(field, None)
-        if bodies and body is not None:
-            record[field], was_cut = kept_body(body)
-            record["cut"] += [field] if was_cut else []
-    return ShownMessage.from_dict(record)
+    return redact(value, name)
+
+
+def _mask_html(html: str) -> str:
+    """Mask secrets in HTML, also where their ``<``, ``&`` and quotes are escaped, as templates do."""
+    html = _mask(html)
+    whole = unescape(html)
+    if _mask(whole) == whole:
+        return html
+    pieces = [(piece, unescape(piece)) for piece in re.split(r"(<[^>]*>)", html)]
+    return "".join(piece if _mask(plain) == plain else escape(_mask(plain)) for piece, plain in pieces)

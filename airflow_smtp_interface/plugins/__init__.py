@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PREFIX = "/smtp_interface"
+QUERY = "dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}&map_index={MAP_INDEX}"
 
 
 class _AppOnDemand:
@@ -37,7 +38,8 @@ class SmtpInterfacePlugin(AirflowPlugin):
             "name": "Email",
             "destination": "task_instance",
             "url_route": TAB,
-            "href": f"{PREFIX}/sent?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}&map_index={{MAP_INDEX}}",
+            # Relative to Airflow's pages, which a proxy may have put below a path.
+            "href": f"{PREFIX[1:]}/sent?{QUERY}",
         }
     ]
     fastapi_apps: list[dict[str, Any]] = [  # noqa: RUF012 as Airflow declares it

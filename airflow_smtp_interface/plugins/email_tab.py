@@ -11,6 +11,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.utils.session import create_session
 from fastapi import Depends, FastAPI, Request
@@ -84,11 +85,13 @@ def _look_up(**task_instance: Any) -> Mapping[str, Any] | None:
 
 
 def _record(row: Any) -> Mapping[str, Any]:
-    """Read an XCom through the configured backend, which may keep large values elsewhere."""
+    """Read an XCom. It may be anybody's, so nothing is deserialized but what a backend keeps elsewhere."""
+    value = row.value
     try:
-        value = XCom.deserialize_value(row)
+        if not isinstance(value, Mapping) and XCom is not BaseXCom:
+            value = XCom.deserialize_value(row)
         value = json.loads(value) if isinstance(value, str) else value
-    except Exception:  # noqa: BLE001 an XCom of this name may be anybody's, and a backend may raise anything
+    except Exception:  # noqa: BLE001 a backend may raise anything
         return {}
     return value if isinstance(value, Mapping) else {}
 
@@ -96,7 +99,7 @@ def _record(row: Any) -> Mapping[str, Any]:
 def _map_index(query: Mapping[str, str]) -> int:
     """Read the map index; Airflow leaves ``{MAP_INDEX}`` as it is where a task is not mapped."""
     text = query.get("map_index", "")
-    return int(text) if text.isascii() and text.isdigit() else -1
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
 
 
 def _run_ids(request: Request) -> Iterable[str]:

@@ -14,6 +14,9 @@ MAX_BODY_OCTETS = 64 * 1024
 """Longer bodies are cut where they are kept."""
 
 
+_TEXTS = ("subject", "problem", "sender", "date", "message_id", "queue_id", "reply", "server")
+
+
 class Outcome(StrEnum):
     """What became of a mail for one recipient."""
 
@@ -64,6 +67,7 @@ class ShownMessage:
     :param reply: the server's answer to the whole mail.
     :param server: where it was sent.
     :param size: octets of header and body.
+    :param more_recipients: how many further recipients there are.
     :param headers: names and values, decoded.
     :param html: the HTML body; None where there is none, or it was not kept.
     :param text: the plain text likewise.
@@ -85,6 +89,7 @@ class ShownMessage:
     server: str = ""
     size: int = 0
     recipients: tuple[ShownRecipient, ...] = ()
+    more_recipients: int = 0
     attachments: tuple[ShownAttachment, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     html: str | None = None
@@ -108,22 +113,23 @@ class ShownMessage:
         :raises ValueError: if it is something else.
         """
         try:
-            values = {field.name: record[field.name] for field in fields(cls) if field.name in record}
-            values |= {
-                "recipients": tuple(
-                    ShownRecipient(**{**each, "outcome": Outcome(each["outcome"])})
-                    for each in record.get("recipients", ())
-                ),
+            recipients = [{**each, "outcome": Outcome(each["outcome"])} for each in record.get("recipients", ())]
+            values = {
+                **{field.name: record[field.name] for field in fields(cls) if field.name in record},
+                "recipients": tuple(ShownRecipient(**each) for each in recipients),
                 "attachments": tuple(ShownAttachment(**each) for each in record.get("attachments", ())),
                 "headers": tuple((str(name), str(value)) for name, value in record.get("headers", ())),
+                **{name: tuple(map(str, record.get(name, ()))) for name in ("to", "cc", "bcc", "reply_to", "cut")},
+                "bodies_kept": bool(record["bodies_kept"]),
             }
-            lists = ("to", "cc", "bcc", "reply_to", "cut")
-            values |= {name: tuple(map(str, record[name])) for name in lists if name in record}
-            if "bodies_kept" not in values:
-                raise ValueError("bodies_kept is missing")
+            message = cls(**values)
+            numbers = [message.size, message.more_recipients, *(each.size for each in message.attachments)]
+            texts = [getattr(message, name) for name in _TEXTS] + [message.html or "", message.text or ""]
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not the record of a mail: {error}") from error
-        return cls(**values)
+        if not (all(isinstance(each, int) for each in numbers) and all(isinstance(each, str) for each in texts)):
+            raise ValueError("not the record of a mail: a field is of another type")
+        return message
 
 
 def kept_body(text: str) -> tuple[str, bool]:

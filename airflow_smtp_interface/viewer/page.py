@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from functools import lru_cache
+from html import unescape
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
 
     from airflow_smtp_interface.viewer.message import ShownMessage
 
-_REMOTE = re.compile(
-    r"""(?:\b(?:src|srcset|background|poster)\s*=\s*["']?|\burl\(\s*["']?)\s*(?:https?:)?//""", re.IGNORECASE
+# What may show an image, and what may name another host; a button too many does no harm.
+_IMAGES = re.compile(r"<i(?:mg|mage|nput)\b|background|poster|url\(|image-set", re.IGNORECASE)
+# A policy and a sandbox keep these from loading, but not from connecting or asking a name server, which tells their
+# author that the mail was read; meta and base change what the others mean. No such tag is left, however HTML is parsed.
+_TELLTALES = re.compile(
+    r"(</?)(?=(?:link|meta|base|i?frame|frameset|fencedframe|portal|object|embed|applet)\b)", re.IGNORECASE
 )
 
 
@@ -34,7 +39,8 @@ def mail_page(message: ShownMessage, *, remote_images: bool = False, images_url:
     :param remote_images: whether images may be loaded from elsewhere, which tells its sender that the mail was opened.
     :param images_url: where the same page is with ``remote_images``; behind the button that loads them.
     """
-    has_remote = message.html is not None and bool(_REMOTE.search(message.html))
+    html = unescape(message.html or "")
+    has_remote = "//" in html and bool(_IMAGES.search(html))
     return _page(
         "mail.html.j2",
         remote_images=remote_images,
@@ -73,7 +79,7 @@ def _inner_document(html: str, *, remote_images: bool) -> str:
         '<!doctype html><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<base target="_blank"><style>body { background: #fff; color: #000; font-family: sans-serif }</style>'
-        f"{html}"
+        + _TELLTALES.sub(r"\1x-", html)
     )
 
 

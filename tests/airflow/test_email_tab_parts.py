@@ -11,6 +11,7 @@ from airflow.sdk import DAG
 
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 from airflow_smtp_interface.operators.links import SentEmailLink
+from airflow_smtp_interface.plugins import SmtpInterfacePlugin
 from airflow_smtp_interface.provider_info import get_provider_info
 
 KEY = {"dag_id": "a", "run_id": "manual__2026-05-04T06:00:00+00:00 50%", "task_id": "group.mail", "map_index": -1}
@@ -50,6 +51,17 @@ print(SmtpInterfacePlugin.external_views[0]["url_route"])
 def test_scheduler_and_workers_import_no_web_framework_for_the_tab() -> None:
     run = subprocess.run([sys.executable, "-c", PLUGIN], check=True, capture_output=True, text=True)
     assert run.stdout.split() == ["sent-email"]
+
+
+def test_the_tabs_address_is_relative_because_a_proxy_may_put_airflow_below_a_path() -> None:
+    assert SmtpInterfacePlugin.external_views[0]["href"].startswith("smtp_interface/sent?")
+
+
+def test_an_xcom_of_anybodys_is_not_deserialized() -> None:
+    from airflow_smtp_interface.plugins.email_tab import _record
+
+    value = {"__classname__": "airflow.no.such.Class", "__version__": 1, "__data__": {}}
+    assert _record(SimpleNamespace(value=value)) is value
 
 
 def test_airflow_finds_the_plugin() -> None:

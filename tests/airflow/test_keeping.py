@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from email.headerregistry import Address
 from typing import Any
 
 import pytest
@@ -29,6 +32,7 @@ def send(store: Store | None = None, **fields: Any) -> dict[str, Any]:
     """Run a task and return its XComs; an error of the task is expected where ``fails`` names one."""
     xcoms: dict[str, Any] = {}
     context = {"task_state_store": store} if store else {}
+    context |= fields.pop("context", {})
     fails = fields.pop("fails", None)
     task = mail_task(**{"recipients": "a@x.org, b@x.org", **fields})
     if fails:
@@ -223,3 +227,99 @@ def test_a_record_that_cannot_be_kept_does_not_fail_the_task(
     assert send() == {}
     assert len(inbox.mails) == 1
     assert "could not be kept: OSError: the backend is full" in caplog.text
+
+
+class TimeIsUp(BaseException):
+    """What the end of ``execution_timeout`` raises is no Exception either."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """As Airflow does: a timer that raises in the middle of whatever the task is doing."""
+
+    def ring(*_: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("fault", "fails"),
+    [
+        (Fault(stage="noop", action="250 never asked"), None),
+        (Fault(stage="rcpt", action="550 5.1.1 no such user"), AirflowFailException),
+        (Fault(stage="body", action="drop", commit=True), AirflowFailException),
+    ],
+)
+def test_the_end_of_the_tasks_time_while_the_record_is_kept_does_not_change_how_it_ended(
+    faulty: Faulty, monkeypatch: pytest.MonkeyPatch, alarm: None, fault: Fault, fails: type[Exception] | None
+) -> None:
+    faulty(fault)
+
+    def slow(self: TaskInstance, key: str, value: Any) -> None:
+        time.sleep(1)
+        self.xcoms[key] = value
+
+    monkeypatch.setattr(TaskInstance, "xcom_push", slow)
+    signal.setitimer(signal.ITIMER_REAL, 0.7)
+    assert kept(send(fails=fails))
+
+
+@pytest.mark.parametrize(("has_store", "ends_in"), [(True, TimeIsUp), (False, AirflowFailException)])
+def test_a_task_whose_time_is_up_after_the_final_dot_leaves_its_mail_in_doubt(
+    faulty: Faulty, alarm: None, has_store: bool, ends_in: type[BaseException]
+) -> None:
+    server = faulty(Fault(stage="body", action="hang", commit=True), extra={"data_timeout": 60})
+    store = Store() if has_store else None
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    mail = kept(send(store, fails=ends_in))
+    assert mail.count(Outcome.UNKNOWN) == 2
+    assert len(server.committed) == 1
+    if has_store:
+        assert "may have been delivered" in kept(send(store, fails=AirflowFailException)).problem
+        assert len(server.committed) == 1, "the ledger knows"
+    else:
+        assert "may have been delivered" in mail.problem
+
+
+def test_a_task_whose_time_is_up_before_the_final_dot_may_be_tried_again(faulty: Faulty, alarm: None) -> None:
+    faulty(Fault(stage="rcpt", action="hang"), extra={"timeout": 60})
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    assert kept(send(fails=TimeIsUp)).count(Outcome.UNSENT) == 2
+
+
+def test_a_secret_that_a_template_escaped_is_masked_and_its_surroundings_are_not(inbox: Inbox) -> None:
+    secret = 'p&ss<w>"x'
+    mask_secret(secret)
+    mail = kept(
+        send(
+            is_html=True,
+            body='<p title="{{ secret }}">1 &lt; 2</p><b>{{ secret }}</b><i>é</i>',
+            cc=str(Address(secret, "c", "x.org")),
+            context={"secret": secret},
+        )
+    )
+    assert mail.html is not None
+    assert "ss&lt;w" not in mail.html
+    assert "ss<w" not in str(mail)
+    assert mail.html.endswith("1 &lt; 2</p><b>***</b><i>é</i>")
+
+
+def test_a_secret_that_is_a_word_of_the_record_does_not_break_it(inbox: Inbox) -> None:
+    mask_secret("accepted")
+    assert kept(send()).count(Outcome.ACCEPTED) == 2
+
+
+def test_of_very_many_recipients_those_without_the_mail_are_kept_first(faulty: Faulty) -> None:
+    faulty(Fault(stage="rcpt", address="r900@x.org", action=f"550 5.1.1 {'no ' * 300}"), max_recipients=2000)
+    mail = kept(send(recipients=[f"r{number}@x.org" for number in range(1100)], fails=AirflowFailException))
+    assert (len(mail.recipients), mail.more_recipients) == (1000, 100)
+    assert (mail.recipients[0].address, mail.recipients[0].outcome) == ("r900@x.org", Outcome.REFUSED)
+    assert len(mail.recipients[0].words) == 300
+
+
+def test_a_nul_which_a_database_may_not_take_is_shown_as_missing(inbox: Inbox) -> None:
+    assert kept(send(body="a\0b")).text == "a\ufffdb"

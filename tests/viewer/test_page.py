@@ -57,6 +57,10 @@ def test_a_record_is_json_and_reads_back_the_same() -> None:
         {"bodies_kept": True, "attachments": ["r.csv"]},
         {"bodies_kept": True, "headers": ["Subject"]},
         {"bodies_kept": True, "to": 5},
+        {"bodies_kept": True, "subject": 5},
+        {"bodies_kept": True, "html": 5},
+        {"bodies_kept": True, "size": "big"},
+        {"bodies_kept": True, "attachments": [{"name": "a", "size": None, "content_type": "b"}]},
     ],
 )
 def test_what_somebody_else_has_kept_under_the_same_name_is_no_mail(record: dict[str, object]) -> None:
@@ -107,6 +111,29 @@ def test_the_mails_html_is_in_a_frame_that_may_nothing() -> None:
     assert "Load remote images" in page
 
 
+@pytest.mark.parametrize(
+    "tag", ["link", "META", "base", "iframe", "frame", "frameset", "object", "embed", "fencedframe", "portal"]
+)
+def test_what_would_tell_its_author_that_the_mail_is_read_is_no_such_tag_any_more(tag: str) -> None:
+    document = inner(mail_page(replace(MAIL, html=f"<b>1</b><{tag}/href=//x.org>2</{tag}\n><{tag}s>")).html)
+    assert document.endswith(f"<b>1</b><x-{tag}/href=//x.org>2</x-{tag}\n><{tag}s>")
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<img src="https://x.org/a.png">',
+        "<img srcset='a.png 1x, //x.org/b.png 2x'>",
+        '<p style="background:url(&quot;https://x.org/a.png&quot;)">',
+        "<img src='&#104;ttps://x.org/a.png'>",
+        "<svg><image href='https://x.org/a.png'/></svg>",
+        "<style>p { content: image-set('https://x.org/a.png' 1x) }</style>",
+    ],
+)
+def test_the_button_is_there_wherever_an_image_may_be_remote(html: str) -> None:
+    assert "Load remote images" in mail_page(replace(MAIL, html=html), images_url="?images=remote").html
+
+
 def test_remote_images_are_loaded_when_asked_for() -> None:
     page, headers = mail_page(
         replace(MAIL, html="<img src='//x.org/a.png'>"), remote_images=True, images_url="?images=remote"
@@ -127,6 +154,10 @@ def test_only_the_pages_own_script_may_run_and_its_nonce_is_new_each_time() -> N
         assert f"script-src 'nonce-{nonce}'" in headers["Content-Security-Policy"]
         nonces.add(nonce)
     assert len(nonces) == 2
+
+
+def test_recipients_that_are_not_listed_are_counted() -> None:
+    assert "And 200 more recipients" in mail_page(replace(MAIL, more_recipients=200)).html
 
 
 def test_bodies_that_are_not_kept_or_cut_are_said_to_be() -> None:
