@@ -35,6 +35,7 @@ after its final dot."""
 DRIP_SECONDS = 0.1
 SLOW_SECONDS = 0.3
 LATE_SECONDS = 1.0
+READ_SECONDS = 0.3
 MIDWAY_OCTETS = 100_000
 
 _HANG, _DROP, _RESET = 600.0, "drop", "reset"
@@ -53,7 +54,7 @@ ACTIONS: dict[str, Callable[[bytes], Iterable[bytes | float | str]]] = {
     "endless-lines": lambda good: [(good[:3] + b"-more\r\n") * 2000],
     "inject": lambda good: [good + b"250 injected\r\n"],
     "then-drop": lambda good: [good, _DROP],
-    "then-reset": lambda good: [good, _RESET],
+    "then-reset": lambda good: [good, READ_SECONDS, _RESET],  # a reset destroys what the client has not read yet
     "40-lines": lambda good: [b"".join(good[:3] + b"-line %d\r\n" % number for number in range(39)), good],
     "slow": lambda good: [SLOW_SECONDS / 2, good[:6], SLOW_SECONDS / 2, good[6:]],
     "late": lambda good: [LATE_SECONDS, good],
