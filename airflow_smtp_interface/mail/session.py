@@ -180,10 +180,8 @@ class SmtpSession(smtplib.SMTP):
         code, text = self.docmd("STARTTLS")
         if code != 220:
             raise Problem(Cause.REPLY, reply_of(code, text))
-        if self.has_spoken():
-            if self._reader and self._reader.unread:
-                raise Problem(Cause.TLS_INJECTED)
-            raise Broken(Cause.TLS_FAILED, "the server closed the connection")
+        if self.has_spoken() and self._reader and self._reader.unread:
+            raise Problem(Cause.TLS_INJECTED)
         try:
             self._secure(context)
         except ssl.SSLError as error:

@@ -77,7 +77,7 @@ class Sent:
         recipients = sorted(self._recipients(email), key=lambda each: each.outcome is Outcome.ACCEPTED)
         return replace(
             known,
-            sender=str(email.sender),
+            sender=", ".join(_people([email.sender] if email.sender else [])),
             to=_people(email.to or ()),
             cc=_people(email.cc),
             bcc=_people(email.bcc),

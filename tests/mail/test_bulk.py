@@ -68,6 +68,20 @@ def test_in_a_row_a_mail_costs_about_one_round_trip(serve: Serve, settings_for: 
     assert server.turns <= 110
 
 
+def test_mails_that_come_late_go_over_the_session_that_waits_for_them(serve: Serve, settings: SettingsFor) -> None:
+    server = serve()
+
+    def slowly() -> Iterator[Item]:
+        for number, each in enumerate(items(3)):
+            while len(server.committed) < number:
+                time.sleep(0.01)
+            time.sleep(0.2)  # the session has nothing to do
+            yield each
+
+    assert numbers(list(send_all(settings(server), slowly(), connections=1))) == [0, 1, 2]
+    assert server.connections == 1
+
+
 def test_nothing_to_send_opens_nothing(serve: Serve, settings: SettingsFor) -> None:
     server = serve()
     assert list(send_all(settings(server), [], connections=3)) == []
