@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
 _PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
 # Servers that offered PIPELINING and gave a reply that did not fit; a later session must not find out anew.
-_DISTRUSTED: set[tuple[str, int]] = set()
+DISTRUSTED: set[tuple[str, int]] = set()
 
 
 class SmtpSession(smtplib.SMTP):
@@ -72,12 +72,12 @@ class SmtpSession(smtplib.SMTP):
     def pipelines(self) -> bool:
         """Whether commands may share a write: offered by the present EHLO, not switched off, not found wanting."""
         wanted = self.settings.pipelining is Pipelining.AUTO and self.has_extn("pipelining")
-        return wanted and (self.settings.host, self.settings.port) not in _DISTRUSTED
+        return wanted and (self.settings.host, self.settings.port) not in DISTRUSTED
 
     def distrust_pipelining(self) -> None:
         """Speak to this server one command at a time from now on, in this process."""
         if self.pipelines:
-            _DISTRUSTED.add((self.settings.host, self.settings.port))
+            DISTRUSTED.add((self.settings.host, self.settings.port))
 
     def open(self) -> None:
         """Connect, start TLS and log in; once, without trying again.
