@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SECONDS = 10.0  # somebody is waiting in front of the button
 _SPARE = 0.5  # of them, for saying QUIT and what was found
 _INSTANT = 0.05
-_OUT_OF_TIME = f"This test waits for {_SECONDS:g} s in all."
+_OUT_OF_TIME = f"This test waits for {_SECONDS:g} s in all"
 _SHOWN_RECIPIENTS = 20
 _SHOWN_NAMES = 5
 _SHOWN_LETTERS = 200  # of each reply to RCPT and of each name in a certificate
@@ -125,14 +125,14 @@ class _Walk:
 
     def _opened(self) -> list[str]:
         session, settings = self._session, self._settings
-        limit = re.fullmatch(r"0*([1-9][0-9]{0,19})", session.esmtp_features.get("size", ""))  # RFC 1870 section 4
+        limit = session.size_limit
         return [
             f"{settings.address} answers.",
             _encryption(session.sock),
             f"Logged in as {settings.shown_user} by {session.mechanism}."
             if settings.user
             else "No login, because no User is set.",
-            f"Takes mails of up to {limit[1]} octets." if limit else "Announces no limit of size.",
+            f"Takes mails of up to {limit} octets." if limit else "Announces no limit of size.",
         ]
 
     def _offer(self) -> bool:
@@ -144,7 +144,8 @@ class _Walk:
         sender = addr_spec(settings.sender)
         recipients = list(dict.fromkeys(map(addr_spec, settings.redirect_to or settings.recipients)))
         self._require_utf8(sender)
-        reply = self._ask(Stage.SENDER, f"MAIL FROM:<{sender}>{self._parameters(sender, *recipients)}")
+        utf8 = not all(each.isascii() for each in (sender, *recipients))
+        reply = self._ask(Stage.SENDER, self._session.mail_from(sender, utf8=utf8))
         if not reply.is_positive:
             raise self._error(Stage.SENDER, Cause.REPLY, detail=sender, reply=reply)
         self._sender_accepted = True
@@ -185,13 +186,6 @@ class _Walk:
         if named and not self._session.has_extn("smtputf8"):
             raise self._error(Stage.SENDER, Cause.NO_SMTPUTF8, detail=named)
 
-    def _parameters(self, *addresses: str) -> str:
-        """Return what MAIL has to say of these addresses, if the server offers it (RFC 6531 section 3.4)."""
-        has = self._session.has_extn
-        if all(each.isascii() for each in addresses) or not has("smtputf8"):
-            return ""
-        return " SMTPUTF8 BODY=8BITMIME" if has("8bitmime") else " SMTPUTF8"
-
     def _ask(self, stage: Stage, command: str) -> Reply:
         reply = self._session.ask(command, stage=stage)
         if reply.code == 421:  # RFC 5321 section 3.8: the server hangs up
@@ -209,7 +203,7 @@ class _Walk:
         if isinstance(failed, ssl.SSLCertVerificationError) and failed.verify_code in _WRONG_HOST:
             detail = "; ".join(filter(None, (cause_of(failed, error.stage)[1], self._other_host())))
             return str(self._error(error.stage, error.cause, detail=detail))
-        return f"{error} {_OUT_OF_TIME}" if self._is_out_of_time(error) else str(error)
+        return f"{error} {_OUT_OF_TIME}." if self._is_out_of_time(error) else str(error)
 
     def _other_host(self) -> str:
         """Return the names in a mail server's certificate, over a connection of its own: a failed one has none."""
@@ -253,7 +247,7 @@ def _verdicts(replies: Mapping[str, Reply], *, unanswered: int) -> str:
     ]
     rest = Counter(_verdict(reply) for _, reply in told[_SHOWN_RECIPIENTS:])
     shown += [f"{count} more {verdict}" for verdict, count in rest.items()]
-    shown += [f"{unanswered} without an answer. {_OUT_OF_TIME}"[:-1]] if unanswered else []
+    shown += [f"{unanswered} without an answer. {_OUT_OF_TIME}"] if unanswered else []
     return f"Recipients: {'; '.join(shown)}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import socket
 import ssl
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
 _PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
+_SIZE_LIMIT = re.compile(r"0*[1-9][0-9]{0,19}")  # RFC 1870 section 4: up to 20 digits, and 0 means no fixed limit
 # Servers that offered PIPELINING and gave a reply that did not fit; a later session must not find out anew.
 DISTRUSTED: set[tuple[str, int]] = set()
 
@@ -73,6 +75,23 @@ class SmtpSession(smtplib.SMTP):
         """Whether commands may share a write: offered by the present EHLO, not switched off, not found wanting."""
         wanted = self.settings.pipelining is Pipelining.AUTO and self.has_extn("pipelining")
         return wanted and (self.settings.host, self.settings.port) not in DISTRUSTED
+
+    @property
+    def size_limit(self) -> int | None:
+        """The octets that a mail may have; None where the server fixes no limit (RFC 1870 section 4)."""
+        limit = self.esmtp_features.get("size", "")
+        return int(limit) if _SIZE_LIMIT.fullmatch(limit) else None
+
+    def mail_from(self, sender: str, *, utf8: bool, size: int | None = None) -> str:
+        """Return the MAIL command with the parameters that this server offers.
+
+        :param utf8: whether an address of the envelope is not ASCII (RFC 6531 section 3.4).
+        :param size: of the mail, in octets, if it is known (RFC 1870 section 5).
+        """
+        parameters = f" SIZE={size}" if size is not None and self.has_extn("size") else ""
+        if utf8 and self.has_extn("smtputf8"):
+            parameters += " SMTPUTF8" + (" BODY=8BITMIME" if self.has_extn("8bitmime") else "")
+        return f"MAIL FROM:<{sender}>{parameters}"
 
     def distrust_pipelining(self) -> None:
         """Speak to this server one command at a time from now on, in this process."""

@@ -6,7 +6,6 @@ envelope of the next, so that a mail in a row costs one round trip. Elsewhere ea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ BeforeEnd = Callable[[], None]
 _GROUP_RECIPIENTS = 100  # RCPT commands in one write at most: RFC 2920 section 3.1 warns of filling both windows
 _GROUP_OCTETS = 32_000
 _DOT = b".\r\n"
-_SIZE_LIMIT = re.compile(r"0*[1-9][0-9]{0,19}")  # RFC 1870 section 4: up to 20 digits, and 0 means no fixed limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,8 +204,8 @@ class _Mail:
 
     def _misfit(self) -> Failure | None:
         """Find what the server has said it cannot take, before anything is sent."""
-        limit, envelope = self._session.esmtp_features.get("size", ""), self._item.envelope
-        if _SIZE_LIMIT.fullmatch(limit) and int(limit) < self._item.size:
+        limit, envelope = self._session.size_limit, self._item.envelope
+        if limit is not None and limit < self._item.size:
             text = f"the mail has {self._item.size} octets, the server takes {limit}"
             return Failure(stage=Stage.SENDER, text=text, cause=Cause.TOO_LARGE)
         if envelope.utf8 and not self._session.has_extn("smtputf8"):
@@ -216,13 +214,11 @@ class _Mail:
         return None
 
     def _commands(self, reset: bool) -> Iterator[_Command]:
-        envelope, has = self._item.envelope, self._session.has_extn
-        parameters = f" SIZE={self._item.size}" if has("size") else ""
-        if envelope.utf8:
-            parameters += " SMTPUTF8" + (" BODY=8BITMIME" if has("8bitmime") else "")
+        envelope = self._item.envelope
+        mail = self._session.mail_from(envelope.sender, utf8=envelope.utf8, size=self._item.size)
         if reset:
             yield _Command(Stage.SENDER, b"RSET\r\n")
-        yield _Command(Stage.SENDER, f"MAIL FROM:<{envelope.sender}>{parameters}\r\n".encode())
+        yield _Command(Stage.SENDER, f"{mail}\r\n".encode())
         for recipient in envelope.recipients:
             yield _Command(Stage.RECIPIENT, f"RCPT TO:<{recipient}>\r\n".encode(), recipient)
         yield _Command(Stage.DATA, b"DATA\r\n")

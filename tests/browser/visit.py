@@ -1,11 +1,11 @@
-"""One user's window in the browser, and what went on in it: complaints on the console, addresses asked for."""
+"""One user's window in the browser, and what it complained about on the console."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request
+    from playwright.sync_api import Browser, ConsoleMessage, Error, Page
 
 COOKIE = "_token"
 """Where Airflow keeps a session; a plugin's pages in a frame are authenticated by it."""
@@ -20,8 +20,6 @@ class Visit:
 
     def __init__(self, browser: Browser, url: str, *, token: str) -> None:
         self.complaints: list[tuple[str, str]] = []  # (address of the page or script, text)
-        self.requests: list[str] = []
-        self._url = url
         self._context = browser.new_context(
             base_url=url,
             viewport={"width": 1280, "height": 900},
@@ -35,12 +33,6 @@ class Visit:
         self.page: Page = self._context.new_page()
         self.page.on("console", self._on_console)
         self.page.on("pageerror", self._on_error)
-        self.page.on("request", self._on_request)
-
-    @property
-    def requests_elsewhere(self) -> list[str]:
-        """What was asked of other servers than the site, such as a mail's remote images."""
-        return [url for url in self.requests if url.startswith("http") and not url.startswith(self._url)]
 
     def close(self) -> None:
         """Close the window."""
@@ -52,6 +44,3 @@ class Visit:
 
     def _on_error(self, error: Error) -> None:
         self.complaints.append((self.page.url, str(error)))
-
-    def _on_request(self, request: Request) -> None:
-        self.requests.append(request.url)
