@@ -72,6 +72,12 @@ def addr_spec(address: Address) -> str:
     return f"{local}@{address.domain}"
 
 
+def without_case(address: str) -> str:
+    """Return an address by which mailboxes are compared: domains have no case, local parts may (RFC 5321 2.4)."""
+    local, _, domain = address.rpartition("@")
+    return f"{local}@{domain.lower()}"
+
+
 def ascii_domain(domain: str) -> str:
     """Return a domain with its IDN labels as A-labels (RFC 5891); ASCII labels and literals stay as they are.
 

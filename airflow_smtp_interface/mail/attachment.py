@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeGuard, runtime_checkable
 
-from airflow_smtp_interface.mail.errors import InvalidEmail
+from airflow_smtp_interface.mail.errors import Cause, InvalidEmail, MailError, Stage, TransientDeliveryError
 from airflow_smtp_interface.mail.values import encodable, one_line, rendered_collection
 
 _CONTENT_ID = re.compile(r"[!-;=?A-~]{1,200}")
 _CONTENT_TYPE = re.compile(
     r"(?=.{1,200}$)[A-Za-z0-9!#$&^_.+\-]+/[A-Za-z0-9!#$&^_.+\-]+(?:; *[a-z0-9\-]+=[A-Za-z0-9_.\-]+)*"
 )
+_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ImportError, ValueError)
 
 
 @runtime_checkable
@@ -149,7 +150,8 @@ def parse_attachments(
         return ()
     if isinstance(attachments, str):
         with suppress(ValueError):  # "(draft)" is a path
-            attachments = rendered_collection(attachments) or attachments  # type: ignore[assignment]
+            rendered = rendered_collection(attachments)
+            attachments = attachments if rendered is None else rendered  # type: ignore[assignment]
     named: Iterable[tuple[str | None, object]]
     if isinstance(attachments, Mapping):
         named = attachments.items()
@@ -170,7 +172,7 @@ def _attachment(source: object, name: str | None, open_url: Callable[[str], Stor
     if isinstance(source, str) and "://" in source:
         if open_url is None:
             raise InvalidEmail(f"attachments: {source!r} is a URL, which only the hook and the operators can open")
-        source = open_url(source)
+        source = _found(source, open_url)
     if isinstance(source, (str, StoredFile)):
         return Attachment.from_file(source, name=name)
     raise InvalidEmail(f"attachments: {source!r} is {type(source).__name__}; write a path, a URL or an Attachment")
@@ -181,17 +183,35 @@ def _is_local(source: StoredFile) -> TypeGuard[Path]:
     return isinstance(source, Path) and not hasattr(source, "protocol")
 
 
+def _found(url: str, open_url: Callable[[str], StoredFile]) -> StoredFile:
+    try:
+        return open_url(url)
+    except Exception as error:  # a store's library may raise anything
+        raise _unreadable(url, error, lasting=isinstance(error, _LASTING)) from error
+
+
 def _size(source: StoredFile) -> int:
-    shown = source.absolute() if _is_local(source) else source
+    shown = str(source.absolute() if _is_local(source) else source)
     try:
         if source.is_file():
             return source.stat().st_size
         found = "is not a regular file" if source.stat() else ""
-    except (ConnectionError, TimeoutError):
-        raise  # a store that cannot be reached now may be reached later
-    except (OSError, ValueError) as error:
-        found = f"cannot be read: {error}"
-    raise InvalidEmail(f"attachments: {str(shown)!r} {found}; give the path of an existing file")
+    except Exception as error:  # a store's library may raise anything
+        raise _unreadable(shown, error, lasting=_is_local(source) or isinstance(error, _LASTING)) from error
+    raise InvalidEmail(f"attachments: {shown!r} {found}; give the path of an existing file")
+
+
+def _unreadable(shown: str, error: Exception, *, lasting: bool) -> MailError:
+    """Say what came of looking at a file: the author's mistake, or a store that may be reached later."""
+    if lasting:
+        remedy = "install it" if isinstance(error, ImportError) else "give the path of an existing file"
+        return InvalidEmail(f"attachments: {shown!r} cannot be read: {error}; {remedy}")
+    return TransientDeliveryError(
+        f"attachments: {shown!r} cannot be read now, so nothing was sent: {type(error).__name__}: {error}. "
+        "Trying again later can help.",
+        stage=Stage.CONTENT,
+        cause=Cause.CONTENT_UNREADABLE,
+    )
 
 
 def _open(source: StoredFile) -> BinaryIO:

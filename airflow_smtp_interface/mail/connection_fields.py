@@ -173,6 +173,8 @@ def _parse_allowed(value: object) -> tuple[str, ...]:
         value = rendered_collection(value) or [each for each in re.split(r"[,;\s]+", value) if each]
     if not isinstance(value, list):
         raise ValueError(f"{value!r} is {type(value).__name__}; write addresses and @domains")
+    if not value:
+        raise ValueError("holds no address; write addresses and @domains, or clear it to allow everybody")
     return tuple(_parse_allowed_one(str(each)) for each in value)
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "TransientDeliveryError",
     "delivery_error",
     "incomplete_error",
+    "named",
     "remedy",
 ]
 
@@ -269,8 +270,8 @@ def incomplete_error(delivery: Delivery, *, where: str) -> DeliveryError | None:
     kind = problem.kind or _kind_of(worst.reply)
     lines = [_text(where, worst.stage, problem, str(worst), worst.reply), f"Message-ID {delivery.message_id}."]
     groups = {"unknown": delivery.unknown, "deferred": delivery.deferred, "refused": delivery.refused}
-    lines += [f"{name.capitalize()}: {_named(group)}." for name, group in groups.items() if group]
-    lines.append(f"Accepted: {_named(dict.fromkeys(delivery.accepted)) or 'nobody'}.")
+    lines += [f"{name.capitalize()}: {named(group)}." for name, group in groups.items() if group]
+    lines.append(f"Accepted: {named(dict.fromkeys(delivery.accepted)) or 'nobody'}.")
     return kind(" ".join(lines), stage=worst.stage, cause=worst.cause, reply=worst.reply, delivery=delivery)
 
 
@@ -308,7 +309,8 @@ def _text(where: str, stage: Stage, problem: _Problem, words: str, reply: Reply 
     return f"{where}, {_DOING[stage]}: {problem.sentence}{said}. {_remedy(problem, reply)}".rstrip()
 
 
-def _named(group: Mapping[str, Failure | None]) -> str:
-    named = [f"{address} ({failure})" if failure else address for address, failure in group.items()]
-    more = len(named) - _NAMED_AT_MOST
-    return ", ".join(named[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+def named(recipients: Mapping[str, Failure | None]) -> str:
+    """Name recipients, and what each failed by, if it did; of a great many, some and how many more."""
+    shown = [f"{address} ({failure})" if failure else address for address, failure in recipients.items()]
+    more = len(shown) - _NAMED_AT_MOST
+    return ", ".join(shown[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

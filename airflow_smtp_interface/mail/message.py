@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow_smtp_interface.mail.addresses import AddressInput, addr_spec, parse_addresses
+from airflow_smtp_interface.mail.addresses import AddressInput, addr_spec, parse_addresses, without_case
 from airflow_smtp_interface.mail.attachment import Attachment, AttachmentsInput, parse_attachments
 from airflow_smtp_interface.mail.errors import InvalidAddress, InvalidEmail
 from airflow_smtp_interface.mail.values import CONTROL_CHARACTER, encodable, one_line, parse_bool
@@ -63,7 +63,7 @@ class Envelope:
         """Drop repeated recipients, the later ones."""
         once: dict[str, str] = {}
         for recipient in self.recipients:
-            once.setdefault(_without_case(recipient), recipient)
+            once.setdefault(without_case(recipient), recipient)
         object.__setattr__(self, "recipients", tuple(once.values()))
         if not self.recipients:
             raise InvalidAddress("recipients: is empty; a mail needs at least one")
@@ -223,8 +223,3 @@ def _parse_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
             raise InvalidEmail(f"headers: {name!r} cannot be set by hand; {why}")
         one_line(value, field=f"headers: {name}")
     return dict(headers)
-
-
-def _without_case(address: str) -> str:
-    local, _, domain = address.rpartition("@")
-    return f"{local}@{domain.lower()}"

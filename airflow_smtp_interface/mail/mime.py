@@ -164,15 +164,20 @@ def _base64_size(octets: int) -> int:
 
 def _base64(attachment: Attachment) -> Iterator[bytes]:
     left = attachment.size
-    with attachment.open() as stream:
-        while left:
-            octets = _read(stream, min(left, _CHUNK_OCTETS))
-            if not octets:
-                raise OSError(f"{attachment.name!r} has become {left} octets shorter while it was sent")
-            left -= len(octets)
-            yield from _base64_lines(octets)
-        if stream.read(1):
-            raise OSError(f"{attachment.name!r} has become longer than its {attachment.size} octets")
+    try:
+        with attachment.open() as stream:
+            while left:
+                octets = _read(stream, min(left, _CHUNK_OCTETS))
+                if not octets:
+                    raise OSError(f"{attachment.name!r} has become {left} octets shorter while it was sent")
+                left -= len(octets)
+                yield from _base64_lines(octets)
+            if stream.read(1):
+                raise OSError(f"{attachment.name!r} has become longer than its {attachment.size} octets")
+    except OSError:
+        raise
+    except Exception as error:  # a store's library may raise anything
+        raise OSError(f"{attachment.name!r} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
@@ -205,7 +210,10 @@ def text_of_html(html: str) -> str:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BeautifulSoup wonders about bodies that look like a URL or XML
-        soup = bs4.BeautifulSoup(html, "html.parser")
+        try:
+            soup = bs4.BeautifulSoup(html, "html.parser")
+        except bs4.exceptions.ParserRejectedMarkup:  # html.parser gives up at a marked section that it does not know
+            soup = bs4.BeautifulSoup(html.replace("<![", "&lt;!["), "html.parser")
         try:
             converter = Converter(escape_asterisks=False, escape_underscores=False, heading_style="ATX")
             return str(converter.convert_soup(soup)).strip()

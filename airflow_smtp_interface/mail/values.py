@@ -12,6 +12,8 @@ from airflow_smtp_interface.mail.errors import InvalidEmail
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What could end a header's line early in any reader's eyes, and lone surrogates, which have no UTF-8 form."""
 
+_WEEK = 604_800  # seconds; far beyond it the system calls that wait raise OverflowError
+_MILLIARD = 1_000_000_000
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -33,27 +35,27 @@ def parse_bool(value: object) -> bool:
 
 
 def parse_seconds(value: object) -> float:
-    """Return a positive number of seconds, fractions allowed.
+    """Return a positive number of seconds, fractions allowed, a week at most.
 
     :raises ValueError: if it is not one.
     """
     try:
-        seconds = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        seconds = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{value!r} is not a positive number of seconds; write one such as 30 or 2.5")
+    if not 0 < seconds <= _WEEK:
+        raise ValueError(f"{value!r} is not a number of seconds up to {_WEEK}, a week; write one such as 30 or 2.5")
     return seconds
 
 
 def parse_count(value: object) -> int:
-    """Return a whole number of at least 1.
+    """Return a whole number from 1 to a milliard.
 
     :raises ValueError: if it is not one.
     """
     text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
+    if not (re.fullmatch(r"0*[1-9][0-9]{0,9}", text) and int(text) <= _MILLIARD):
+        raise ValueError(f"{value!r} is not a whole number from 1 to {_MILLIARD}")
     return int(text)
 
 
@@ -84,7 +86,7 @@ def one_line(text: object, *, field: str) -> str:
     :raises InvalidEmail: if it is not text, or holds a line break or another control character.
     """
     if not isinstance(text, str):
-        raise InvalidEmail(f"{field}: {text!r} is {type(text).__name__}, not text")
+        raise InvalidEmail(_not_text(text, field))
     if found := CONTROL_CHARACTER.search(text):
         raise InvalidEmail(f"{field}: {text!r} holds the control character U+{ord(found[0]):04X}; remove it")
     return text
@@ -96,7 +98,7 @@ def encodable(text: object, *, field: str) -> str:
     :raises InvalidEmail: if it is not text, or holds a lone surrogate.
     """
     if not isinstance(text, str):
-        raise InvalidEmail(f"{field}: {text!r} is {type(text).__name__}, not text")
+        raise InvalidEmail(_not_text(text, field))
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -105,3 +107,7 @@ def encodable(text: object, *, field: str) -> str:
             "which has no UTF-8 form; decode the text with the right encoding"
         ) from None
     return text
+
+
+def _not_text(value: object, field: str) -> str:
+    return f"{field}: {value!r} is {type(value).__name__}, not text; pass str({field}) or a template that gives text"

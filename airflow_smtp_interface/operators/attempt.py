@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,11 +22,12 @@ from airflow_smtp_interface.mail.errors import (
     OutcomeUnknown,
     TransientDeliveryError,
     incomplete_error,
+    named,
 )
 from airflow_smtp_interface.mail.message import Email
 from airflow_smtp_interface.mail.mime import text_of_html
 from airflow_smtp_interface.mail.values import one_line
-from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException
+from airflow_smtp_interface.operators.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow_smtp_interface.operators.keeping import Sent, what_is_kept
 from airflow_smtp_interface.operators.ledger import Ledger
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
     from airflow_smtp_interface.operators.email_actor import EmailActorOperator
     from airflow_smtp_interface.operators.waiting import Waiting
+
+_DECIDED = (AirflowFailException, AirflowSkipException, TaskDeferred)
+"""Whatever else a task raises, Airflow tries again if it has retries left."""
 
 
 class Attempt:
@@ -58,8 +64,11 @@ class Attempt:
             return self._run()
         except BaseException as error:  # a time-out of the task and a deferral are no Exceptions
             self._sent.problem = self._sent.problem or str(error)
+            if (known := self._lost_by_a_retry()) and not isinstance(error, _DECIDED):
+                raise AirflowFailException(f"{str(error) or type(error).__name__} {known}") from error
             raise
         finally:
+            _stop_the_clock()
             self._sent.keep(self._context.get("ti"), what=kept)
 
     def _run(self) -> dict[str, object]:
@@ -68,7 +77,9 @@ class Attempt:
                 self._sent.server = hook.settings.address
                 hook.settings.check_active()
                 return self._send(hook)
-        except TransientDeliveryError:
+        except TransientDeliveryError as error:
+            if self._operator.deferrable:
+                self._defer(error)
             raise
         except InterfaceInactive as error:
             kind = AirflowSkipException if self._operator.on_inactive == "skip" else AirflowFailException
@@ -81,8 +92,8 @@ class Attempt:
     def _send(self, hook: SmtpInterfaceHook) -> dict[str, object]:
         email = hook.addressed(self._compose())
         assert email.sender is not None  # addressed has seen to it
-        message_id = self._waiting.message_id or _message_id(self._context, email.sender.domain)
-        ledger = Ledger.open(self._context, message_id=message_id, accepted=self._waiting.accepted)
+        message_id = self._waiting.message_id or _message_id(self._context, email.sender.domain) or email.message_id
+        ledger = Ledger.open(self._context, message_id=message_id or "", accepted=self._waiting.accepted)
         email = replace(email, message_id=ledger.message_id)
         self._sent.email, self._sent.ledger = email, ledger
         envelope = email.envelope
@@ -108,6 +119,8 @@ class Attempt:
                 doubt = self._doubt(ledger, hook, envelope.sender, "the task was interrupted before the answer came")
                 raise AirflowFailException(str(doubt)) from error
             raise
+        finally:
+            _stop_the_clock()
         return self._result(delivery, ledger)
 
     def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
@@ -132,6 +145,8 @@ class Attempt:
     def _after_failure(self, error: DeliveryError, ledger: Ledger) -> Delivery:
         """Record who was accepted all the same; then excuse the refusals, wait, or raise the error."""
         self._sent.delivery = delivery = error.delivery
+        if earlier := named(dict.fromkeys(ledger.accepted)):
+            error.args = (f"{error} Accepted in an earlier try: {earlier}.",)
         self._sent.problem = str(error)
         if delivery:
             ledger.record(delivery)
@@ -140,24 +155,29 @@ class Attempt:
                 ledger.finish(delivery)
                 self._operator.log.warning("%s Ended green all the same (on_refused).", error)
                 return delivery
-        if isinstance(error, TransientDeliveryError):
-            if self._operator.deferrable:
-                self._defer(error, ledger)
-            if ledger.accepted and ledger.store is None:
-                # Airflow would try again for everybody, and those who have the mail would get it twice.
-                raise AirflowFailException(
-                    f"{error} Not retried, because some recipients have it already, and this Airflow keeps no record "
-                    "of them over retries (3.3 does); deferrable=True goes on with the rest."
-                ) from error
         raise error
 
-    def _defer(self, error: TransientDeliveryError, ledger: Ledger) -> None:
+    def _lost_by_a_retry(self) -> str:
+        """Say who has the mail, if Airflow has no store: a retry would know nothing of them and mail them again."""
+        if self._context.get("task_state_store") is not None or not (accepted := named(dict.fromkeys(self._accepted))):
+            return ""
+        remedy = "" if self._operator.deferrable else "; deferrable=True goes on with the rest"
+        return f"Not retried, because this Airflow keeps no record (3.3 does) of those who have it: {accepted}{remedy}."
+
+    @property
+    def _accepted(self) -> Mapping[str, str]:
+        return self._sent.ledger.accepted if self._sent.ledger else self._waiting.accepted
+
+    def _defer(self, error: TransientDeliveryError) -> None:
         """Hand the slot back and wait in the triggerer, unless the time is over."""
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
-        operator = self._operator
+        operator, ledger = self._operator, self._sent.ledger
         further = self._waiting.next(
-            message_id=ledger.message_id, accepted=ledger.accepted, delays=operator.delays, max_wait=operator.max_wait
+            message_id=ledger.message_id if ledger else self._waiting.message_id,
+            accepted=self._accepted,
+            delays=operator.delays,
+            max_wait=operator.max_wait,
         )
         if further is None:
             self._operator.log.error("Given up after %d attempts, max_wait is over.", self._waiting.attempt + 1)
@@ -205,8 +225,19 @@ class Attempt:
             yield Attachment.from_text(operator.attachment, name=name)
 
 
-def _message_id(context: Context, domain: str) -> str:
+def _stop_the_clock() -> None:
+    """Let the task's ``execution_timeout`` run out unnoticed: what became of the mail is decided.
+
+    Its time-out would take the place of a success or of an error that forbids a retry, and the mail be sent again.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _message_id(context: Context, domain: str) -> str | None:
     """Return a Message-ID that stays the same over the retries of a task and changes when a human clears it."""
-    ti = context["ti"]
+    ti = context.get("ti")  # None where execute() is called by hand
+    if ti is None:
+        return None
     name = "\0".join(map(str, (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.max_tries, domain)))
     return f"<{hashlib.sha256(name.encode()).hexdigest()[:32]}@{domain}>"

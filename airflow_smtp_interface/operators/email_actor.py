@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -104,24 +104,24 @@ class EmailActorOperator(RenderedTexts):
         super().__init__(**kwargs)
         self.subject = subject
         self.body = body
-        self.recipients = recipients
+        self.recipients = _kept(recipients)
         self.is_html = is_html
         self.text = text
         self.sender = sender
-        self.cc = cc
-        self.bcc = bcc
-        self.reply_to = reply_to
+        self.cc = _kept(cc)
+        self.bcc = _kept(bcc)
+        self.reply_to = _kept(reply_to)
         self.attachment = attachment
         self.attachment_name = attachment_name
-        self.attachments = attachments
+        self.attachments = _kept(attachments)
         self.headers = headers
         self.smtp_interface_conn_id = smtp_interface_conn_id
         self.autoescape = autoescape
         self.on_refused = _choice("on_refused", on_refused, "fail", "warn")
         self.on_unknown = _choice("on_unknown", on_unknown, "fail", "resend")
         self.on_inactive = _choice("on_inactive", on_inactive, "fail", "skip")
-        self.deferrable = deferrable
-        self.max_wait = max_wait
+        self.deferrable = _typed("deferrable", deferrable, bool, "True or False")
+        self.max_wait = _typed("max_wait", max_wait, timedelta, "one such as timedelta(hours=4)")
         self.keep_sent = None if keep_sent is None else _choice("keep_sent", keep_sent, "full", "headers", "off")
 
     def execute(self, context: Context) -> dict[str, object]:
@@ -150,3 +150,16 @@ def _choice(field: str, value: str, *choices: str) -> str:
     if value not in choices:
         raise ValueError(f"{field}: {value!r} is none of {', '.join(choices)}")
     return value
+
+
+def _typed(field: str, value: Any, kind: type, remedy: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{field}: {value!r} is {type(value).__name__}; pass {remedy}")
+    return value
+
+
+def _kept(several: Any) -> Any:
+    """Keep several values for every try, and in the same order each time that the Dag is parsed."""
+    if isinstance(several, (set, frozenset)):
+        return sorted(several, key=str)
+    return list(several) if isinstance(several, Iterator) else several

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
-import threading
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
 from email.utils import format_datetime
@@ -62,7 +60,6 @@ class Sent:
         """
         if what == "off" or ti is None:
             return
-        _stop_the_clock()
         try:
             ti.xcom_push(key=KEY, value=_masked(self.shown(), bodies=what == "full").as_dict())
         except Exception as error:  # noqa: BLE001 whatever a backend raises: the mail is sent, and must not be sent again
@@ -139,15 +136,6 @@ def what_is_kept(operator: EmailActorOperator) -> str:
             f"Airflow's configuration, [smtp_interface] keep_sent: {kept!r} is none of {', '.join(CHOICES)}"
         )
     return kept
-
-
-def _stop_the_clock() -> None:
-    """Let the task's ``execution_timeout`` run out unnoticed: what became of the mail is decided.
-
-    Its time-out would take the place of a success or of an error that forbids a retry, and the mail be sent again.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _headers(email: Email) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_smtp_interface.mail.addresses import without_case
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import timedelta
@@ -60,7 +62,8 @@ class Ledger:
         :param accepted: who was accepted before the task was deferred; goes on where there is no store.
         """
         store: Store | None = context.get("task_state_store")
-        generation = context["ti"].max_tries
+        ti = context.get("ti")  # None where execute() is called by hand
+        generation = ti.max_tries if ti else 0
         fresh = cls(store=store, generation=generation, message_id=message_id, accepted=dict(accepted))
         record = store.get(_KEY) if store else None
         if not record:
@@ -86,7 +89,8 @@ class Ledger:
 
     def left(self, recipients: Iterable[str]) -> tuple[str, ...]:
         """Return those who have to get the mail still."""
-        return () if self.finished else tuple(each for each in recipients if each not in self.accepted)
+        have = set(map(without_case, self.accepted))
+        return () if self.finished else tuple(each for each in recipients if without_case(each) not in have)
 
     def begin(self, recipients: tuple[str, ...]) -> None:
         """Record that the final dot is about to be sent: if this process dies now, the mail is in doubt."""

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _TEXTS = frozenset({"subject", "body", "text", "attachment", "attachment_name", "headers"})
 """Fields that are text whatever they look like, also where the Dag renders native objects."""
+_DEFAULTS = {
+    "recipients": "the interface's To would have got the mail",
+    "sender": "the interface's From would have sent it",
+    "attachments": "it would have gone out without its files; pass [] for none",
+}
+"""Fields that a value lost upstream must not leave to their defaults, with what would have happened then."""
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
@@ -56,6 +62,7 @@ class RenderedTexts(BaseOperator):
             return
         for field in template_fields:
             value = getattr(self, field)
+            given = value is not None or self._is_expanded(field)
             text_environment = self._text_environment(field, value)
             if field == "attachments":
                 render = partial(self.render_template, context=context, seen_oids=seen_oids)
@@ -64,6 +71,15 @@ class RenderedTexts(BaseOperator):
                 super()._do_render_template_fields(self, (field,), context, jinja_env, seen_oids)
             elif not (isinstance(value, str) and self._is_verbatim(value, text_environment)):
                 super()._do_render_template_fields(self, (field,), context, text_environment, seen_oids)
+            if given and field in _DEFAULTS and getattr(self, field) is None:
+                raise AirflowFailException(f"{field}: was given, but came to None, and {_DEFAULTS[field]}")
+
+    def _is_expanded(self, field: str) -> bool:
+        """Whether a mapped task was given the field by ``expand``, be it None."""
+        dag = self.get_dag()
+        partial_kwargs = getattr(dag.task_dict.get(self.task_id), "partial_kwargs", None) if dag else None
+        given: Mapping[str, object] = getattr(self, "_BaseOperator__init_kwargs", {})  # kept by Airflow
+        return partial_kwargs is not None and field in given and field not in partial_kwargs
 
     def _text_environment(self, field: str, value: object) -> jinja2.Environment:
         """Return an environment that renders text: a native one makes the body ``1`` a number and escapes nothing."""
@@ -130,7 +146,15 @@ def _render_attachments(
         return source if is_path or isinstance(source, (bytes, Attachment)) else render(source, jinja_env=parts)
 
     if isinstance(attachments, Mapping):
-        return {render(name, jinja_env=parts): path(source) for name, source in attachments.items()}
+        rendered: dict[Any, Any] = {}
+        for name, source in attachments.items():
+            shown = render(name, jinja_env=parts)
+            if shown in rendered:
+                raise AirflowFailException(
+                    f"attachments: two names render to {shown!r}, and one file would be lost; make the names differ"
+                )
+            rendered[shown] = path(source)
+        return rendered
     if isinstance(attachments, (list, tuple)):
         return [path(source) for source in attachments]
     return render(attachments, jinja_env=whole) if isinstance(attachments, str) else path(attachments)

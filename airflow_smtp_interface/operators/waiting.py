@@ -49,7 +49,7 @@ class Waiting:
         }
 
     def next(
-        self, *, message_id: str, accepted: Mapping[str, str], delays: Sequence[timedelta], max_wait: timedelta
+        self, *, message_id: str | None, accepted: Mapping[str, str], delays: Sequence[timedelta], max_wait: timedelta
     ) -> tuple[Waiting, timedelta] | None:
         """Return what goes on and how long to wait, or None if the time is over.
 

@@ -144,6 +144,13 @@ def test_the_actors_attachment_is_content_with_a_name(inbox: Inbox, content: str
     assert attached(inbox) == {"ä.bin": content if isinstance(content, bytes) else content.encode()}
 
 
+class XComOfNone:
+    """What an upstream task has returned, which was nothing."""
+
+    def resolve(self, context: object) -> None:
+        return None
+
+
 def failure(operator: EmailActorOperator, **context: Any) -> str:
     with pytest.raises(AirflowFailException) as caught:
         run_task(operator, **context)
@@ -161,6 +168,15 @@ def failure(operator: EmailActorOperator, **context: Any) -> str:
         ({"attachment_name": "x.csv"}, "attachment: is missing"),
         ({"attachments": ["missing.csv"]}, "missing.csv' cannot be read"),
         ({"headers": {"Bcc": "a@x.org"}}, "headers: 'Bcc' cannot be set by hand; use bcc"),
+        (
+            {"recipients": XComOfNone()},
+            "recipients: was given, but came to None, and the interface's To would have got",
+        ),
+        ({"sender": XComOfNone()}, "sender: was given, but came to None, and the interface's From"),
+        ({"attachments": XComOfNone()}, "attachments: was given, but came to None, and it would have gone out without"),
+        ({"attachments": {"{{ params.word }}": b"a", "perhaps": b"b"}}, "attachments: two names render to 'perhaps'"),
+        ({"attachments": ["s3://bucket/key"]}, "attachments: 's3://bucket/key' cannot be read: "),
+        ({"attachments": ["nosuch://x/y"]}, "attachments: 'nosuch://x/y' cannot be read: "),
         ({"subject": "a\nb"}, "subject: 'a\\nb' holds the control character"),
     ],
 )
@@ -168,6 +184,64 @@ def test_what_cannot_be_sent_fails_without_retry(faulty: Faulty, fields: dict[st
     server = faulty()
     assert problem in failure(mail_task(**fields), params={"none": "", "word": "perhaps"})
     assert server.connections == 0
+
+
+def test_a_template_that_renders_to_none_as_a_native_object_does_not_mail_the_default_list(faulty: Faulty) -> None:
+    server = faulty()
+    text = failure(mail_task(recipients="{{ params.none }}", native=True), params={"none": None})
+    assert "recipients: was given, but came to None" in text
+    assert server.connections == 0
+
+
+def test_a_mapped_task_does_not_mail_the_default_list_for_a_none(inbox: Inbox) -> None:
+    with DAG("owners", schedule=None) as dag:
+
+        @task
+        def owners() -> list[str | None]:
+            return ["a@x.org", None]
+
+        EmailActorOperator.partial(task_id="mail", subject="s", body="b").expand(recipients=owners())
+        EmailActorOperator.partial(task_id="usual", subject="s").expand(body=["b"])
+    states = {(each.task_id, each.map_index): str(each.state) for each in run_dag(dag).get_task_instances()}
+    assert states == {
+        ("owners", -1): "success",
+        ("mail", 0): "success",
+        ("mail", 1): "failed",
+        ("usual", 0): "success",
+    }
+    assert sorted(mail.recipients for mail in inbox.mails) == [("a@x.org",), ("default@x.org",)]
+
+
+@pytest.mark.parametrize("text", ["[]", "()", "{}", " [ ] "])
+def test_an_upstream_empty_list_of_attachments_means_none(inbox: Inbox, text: str) -> None:
+    run_task(mail_task(attachments="{{ params.files }}"), params={"files": text})
+    assert not attached(inbox)
+
+
+def test_a_store_that_is_out_of_reach_is_tried_again_later(faulty: Faulty) -> None:
+    server = faulty()
+    with pytest.raises(TransientDeliveryError, match=r"^attachments: 'ftp://.*x' cannot be read now, so nothing"):
+        run_task(mail_task(attachments=["ftp://127.0.0.1:1/x"]))
+    assert server.connections == 0
+
+
+def test_html_that_no_parser_takes_is_sent_with_a_text_all_the_same(inbox: Inbox) -> None:
+    run_task(mail_task(body="<p>rows<![0]></p>", is_html=True))
+    assert bodies(inbox) == {"text/plain": "rows<![0]>", "text/html": "<p>rows<![0]></p>"}
+
+
+def test_a_generator_serves_every_try_and_a_set_is_serialized_in_one_order(faulty: Faulty) -> None:
+    server = faulty(Fault(stage="mail", action="451 4.3.0 later", times=1))
+    operator = mail_task(recipients=(f"{name}@x.org" for name in "ab"), cc={f"{name}@x.org" for name in "zyxwv"})
+    with pytest.raises(TransientDeliveryError):
+        run_task(operator)
+    run_task(operator)
+    assert server.committed[0].recipients == tuple(f"{name}@x.org" for name in "abvwxyz")
+
+
+def test_execute_by_hand_needs_no_task_instance(inbox: Inbox) -> None:
+    assert mail_task().execute({})["accepted"] == ["default@x.org"]
+    assert inbox.mails[0].message["Message-ID"].endswith("@x.org>")
 
 
 def test_an_unusable_connection_fails_without_retry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +254,18 @@ def test_an_unusable_connection_fails_without_retry(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("field", "value"), [("on_refused", "ignore"), ("on_inactive", "warn")])
 def test_a_misspelt_policy_is_found_when_the_dag_is_parsed(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: '{value}' is none of"):
+        mail_task(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("max_wait", 3600, r"max_wait: 3600 is int; pass one such as timedelta\(hours=4\)"),
+        ("deferrable", "no", "deferrable: 'no' is str; pass True or False"),
+    ],
+)
+def test_a_parameter_of_another_type_is_found_when_the_dag_is_parsed(field: str, value: object, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
         mail_task(**{field: value})
 
 
@@ -222,7 +308,10 @@ def test_a_deferral_of_everybody_is_an_ordinary_error_that_airflow_retries(fault
 def test_a_partly_accepted_mail_is_not_retried_because_some_would_get_it_twice(faulty: Faulty) -> None:
     faulty(Fault(stage="rcpt", address="b@x.org", action="450 4.7.1 greylisted"))
     text = failure(mail_task(recipients="a@x.org, b@x.org"))
-    assert "Not retried, because some recipients have it already" in text
+    assert text.endswith(
+        "Not retried, because this Airflow keeps no record (3.3 does) of those who have it: a@x.org; "
+        "deferrable=True goes on with the rest."
+    )
     assert "Deferred: b@x.org (450 4.7.1 greylisted)." in text
 
 

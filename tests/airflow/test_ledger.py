@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import chain, count
+from typing import Any, BinaryIO
 
 import pytest
 from airflow.sdk import DAG
 
 from airflow_smtp_interface.inbox import Inbox
 from airflow_smtp_interface.mail.errors import OutcomeUnknown, TransientDeliveryError
+from airflow_smtp_interface.mail.message import Attachment
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 from airflow_smtp_interface.operators.exceptions import AirflowFailException
 from airflow_smtp_interface.operators.waiting import Waiting
@@ -163,6 +165,29 @@ def test_on_unknown_resend_is_an_ordinary_error_and_the_retry_sends_again(
     assert "It is sent again (on_unknown)" in capsys.readouterr().out
 
 
+def test_the_error_of_a_retry_names_those_who_have_the_mail_from_earlier(faulty: Faulty) -> None:
+    faulty(
+        Fault(stage="rcpt", address="b@x.org", action=LATER, times=1),
+        Fault(stage="connect", action="421 4.3.2 busy", skip=1, times=1),
+        Fault(stage="rcpt", address="b@x.org", action=NEVER),
+    )
+    store, earlier = Store(), r"Accepted in an earlier try: a@x\.org, c@x\.org\.$"
+    with pytest.raises(TransientDeliveryError, match=r"Accepted: a@x\.org, c@x\.org\.$"):
+        try_once(store)
+    with pytest.raises(TransientDeliveryError, match=f"421 4.3.2 busy.* {earlier}"):
+        try_once(store)
+    with pytest.raises(AirflowFailException, match=f"Refused: b@x.org .*Accepted: nobody. {earlier}"):
+        try_once(store)
+
+
+def test_a_domain_that_changes_its_case_between_tries_is_the_same_mailbox(faulty: Faulty) -> None:
+    server, store = faulty(Fault(stage="rcpt", address="b@x.org", action=LATER, times=1)), Store()
+    with pytest.raises(TransientDeliveryError):
+        try_once(store, recipients="a@X.org, b@x.org")
+    try_once(store, recipients="a@x.org, b@x.org")
+    assert got(server) == [("a@X.org",), ("b@x.org",)]
+
+
 class Killed(BaseException):
     """Stands in for a kill within one process; test_killed_worker.py kills a real one."""
 
@@ -246,15 +271,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmailActorOperator, "delays", (timedelta(seconds=0.1),))
 
 
-@pytest.mark.parametrize("store", [Store(), None], ids=["store", "no store"])
+@pytest.mark.parametrize("has_store", [True, False])
 @pytest.mark.usefixtures("quick")
-def test_a_deferrable_task_waits_and_goes_on_with_those_left(faulty: Faulty, store: Store | None) -> None:
+def test_a_deferrable_task_waits_and_goes_on_with_those_left(faulty: Faulty, has_store: bool) -> None:
     server = faulty(
         Fault(stage="rcpt", address="b@x.org", action=LATER, times=2),
         Fault(stage="mail", action="421 4.3.2 busy", times=1, skip=1),
     )
     result, went_on = run_through_waits(
-        lambda: mail_task(recipients=THREE, body="secret body", deferrable=True), task_state_store=store
+        lambda: mail_task(recipients=THREE, body="secret body", deferrable=True),
+        task_state_store=Store() if has_store else None,
     )
     assert got(server) == [("a@x.org", "c@x.org"), ("b@x.org",)]
     assert len(message_ids(server)) == 1
@@ -277,8 +303,33 @@ def test_a_deferrable_task_gives_up_after_max_wait(faulty: Faulty, fault: Fault)
 @pytest.mark.usefixtures("quick")
 def test_a_deferrable_task_that_gives_up_partly_accepted_is_not_retried_without_a_record(faulty: Faulty) -> None:
     faulty(Fault(stage="rcpt", address="b@x.org", action=LATER))
-    with pytest.raises(AirflowFailException, match="Not retried, because some recipients have it already"):
+    with pytest.raises(AirflowFailException, match=r"keeps no record .* of those who have it: a@x.org, c@x.org\.$"):
         run_through_waits(lambda: mail_task(recipients=THREE, deferrable=True, max_wait=timedelta(seconds=0.2)))
+
+
+def _time_is_up() -> BinaryIO:
+    raise Killed("execution_timeout")
+
+
+@pytest.mark.parametrize(
+    ("plan", "fields"),
+    [
+        ([], {"attachments": [Attachment(name="x", open=_time_is_up, size=3)]}),
+        ([], {"attachments": ["ftp://127.0.0.1:1/x"]}),
+        ([Fault(stage="body", action="drop", skip=1)], {"on_unknown": "resend"}),
+    ],
+    ids=["time is up", "no file", "in doubt"],
+)
+@pytest.mark.usefixtures("quick")
+def test_whatever_ends_a_resumed_task_nobody_is_mailed_again_without_a_record(
+    faulty: Faulty, plan: list[Fault], fields: dict[str, Any]
+) -> None:
+    server = faulty(Fault(stage="rcpt", address="b@x.org", action=LATER, times=1), *plan)
+    task = {"recipients": THREE, "deferrable": True, "max_wait": timedelta(seconds=0.3)}
+    tasks = chain([mail_task(**task)], (mail_task(**task, **fields) for _ in count()))
+    with pytest.raises(AirflowFailException, match=r"keeps no record .* of those who have it: a@x.org, c@x.org\.$"):
+        run_through_waits(lambda: next(tasks))
+    assert got(server) == [("a@x.org", "c@x.org")]
 
 
 def test_a_deferrable_task_does_not_wait_for_what_cannot_be_helped(faulty: Faulty) -> None:

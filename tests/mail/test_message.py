@@ -11,7 +11,7 @@ import pytest
 
 from airflow_smtp_interface.mail.addresses import parse_address, parse_addresses
 from airflow_smtp_interface.mail.attachment import parse_attachments
-from airflow_smtp_interface.mail.errors import InvalidAddress, InvalidEmail
+from airflow_smtp_interface.mail.errors import InvalidAddress, InvalidEmail, TransientDeliveryError
 from airflow_smtp_interface.mail.message import Attachment, Email, Envelope
 
 ME = parse_address("me@x.org", field="from")
@@ -210,7 +210,8 @@ def test_a_store_that_cannot_be_reached_now_is_not_the_authors_mistake(tmp_path:
         def open(self, mode: str) -> object:
             raise AssertionError
 
-    with pytest.raises(ConnectionResetError):
+    text = "cannot be read now, so nothing was sent: ConnectionResetError: gone. Trying again later"
+    with pytest.raises(TransientDeliveryError, match=text):
         parse_attachments("s3://bucket/key", open_url=lambda url: Store())  # type: ignore[arg-type, return-value]
 
 
