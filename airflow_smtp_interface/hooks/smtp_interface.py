@@ -133,7 +133,6 @@ class SmtpInterfaceHook(BaseHook):
         :raises MailError: as :meth:`send` does.
         """
         settings = self.settings
-        settings.check_active()
         settings.check_allowed(envelope.recipients)
         content = Content(email)
         delivery = deliver(

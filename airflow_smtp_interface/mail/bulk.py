@@ -10,7 +10,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from airflow_smtp_interface.mail.delivery import Cause, Delivery, Stage
-from airflow_smtp_interface.mail.errors import MailError
 from airflow_smtp_interface.mail.session import SmtpSession, connect
 from airflow_smtp_interface.mail.transaction import Item, deliver_all
 
@@ -35,6 +34,7 @@ class _Job:
     delivery: Delivery | None = None
     error: Exception | None = None
     tries: int = 0
+    is_first: bool = False  # of its session
 
     @property
     def is_done(self) -> bool:
@@ -156,11 +156,13 @@ class _Pool:
         try:
             while first := again.popleft() if again else self._take(wait=True):
                 if session is None or not session.is_usable():
+                    if session:
+                        session.leave()
                     session = connect(self._settings)
                 again.extendleft(reversed(self._run(session, first, again)))
                 if session.sock and self._is_worn(session):
                     session.leave()
-        except MailError as error:
+        except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for these mails for ever
             self._give_up(error, [*([first] if first else []), *again])
         finally:
             if session:
@@ -181,6 +183,7 @@ class _Pool:
                 if job is None or not self._pace.wait(self._closing):
                     return
                 under_way.append(job)
+                job.is_first = session.mails == 0
                 session.mails += 1
                 yield job.item
                 job = None
@@ -192,7 +195,7 @@ class _Pool:
             for delivery in deliver_all(session, items()):
                 job = under_way.popleft()
                 job.tries += 1
-                if job.tries == 1 and _may_go_over_another_session(delivery, fresh=session.mails == 1):
+                if job.tries == 1 and _may_go_over_another_session(delivery, fresh=job.is_first):
                     retry.append(job)
                     session.close()
                 else:
@@ -224,7 +227,7 @@ class _Pool:
             if job is self._awaited:
                 self._answered.notify()
 
-    def _give_up(self, error: MailError, jobs: list[_Job]) -> None:
+    def _give_up(self, error: Exception, jobs: list[_Job]) -> None:
         """Leave the mails to the other threads; if there is none, no session can be opened for anybody."""
         with self._lock:
             self._jobs.extendleft(reversed(jobs))

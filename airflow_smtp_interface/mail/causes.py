@@ -42,16 +42,18 @@ def cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
             return Cause.NAME_NOT_FOUND, text
         case TimeoutError():
             return Cause.TIMED_OUT, text
-        case ConnectionRefusedError():
+        case ConnectionRefusedError() if stage is Stage.CONNECT:
             return Cause.REFUSED, text
         case _ if stage is Stage.TLS:
             return Cause.TLS_FAILED, text
-        case _:
+        case _ if stage is Stage.CONNECT:
             return Cause.UNREACHABLE, text
+        case _:
+            return Cause.LOST, text
 
 
 def _cause_of_tls_error(error: ssl.SSLError) -> Cause:
-    reason = "" if isinstance(error, ssl.SSLEOFError) else error.reason or ""
+    reason = "" if isinstance(error, ssl.SSLEOFError) else getattr(error, "reason", None) or ""
     if any(each in reason for each in ("WRONG_VERSION", "RECORD_LAYER")):
         return Cause.TLS_TO_PLAIN_PORT
     return Cause.TLS_MISMATCH if any(each in reason for each in _MISMATCHES) else Cause.TLS_FAILED

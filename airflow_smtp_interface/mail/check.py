@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_smtp_interface.mail.addresses import addr_spec
 from airflow_smtp_interface.mail.causes import cause_of
+from airflow_smtp_interface.mail.commands import mail_from
 from airflow_smtp_interface.mail.delivery import Reply
 from airflow_smtp_interface.mail.errors import Cause, DeliveryError, MailError, Stage, delivery_error, remedy
 from airflow_smtp_interface.mail.session import SmtpSession
@@ -145,7 +146,7 @@ class _Walk:
         recipients = list(dict.fromkeys(map(addr_spec, settings.redirect_to or settings.recipients)))
         self._require_utf8(sender)
         utf8 = not all(each.isascii() for each in (sender, *recipients))
-        reply = self._ask(Stage.SENDER, self._session.mail_from(sender, utf8=utf8))
+        reply = self._ask(Stage.SENDER, mail_from(sender, utf8=utf8, offers=self._session.has_extn))
         if not reply.is_positive:
             raise self._error(Stage.SENDER, Cause.REPLY, detail=sender, reply=reply)
         self._sender_accepted = True

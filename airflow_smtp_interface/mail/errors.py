@@ -122,16 +122,19 @@ class OutcomeUnknown(DeliveryError):
 class _Problem(NamedTuple):
     kind: type[DeliveryError] | None  # None: the first digit of the reply decides
     sentence: str
-    remedy: str = ""
+    remedy: str
 
 
 _CHECK_PORT = "Check Host and Port of the connection, and that the mail server is running."
 _LATER = "Trying again later can help."
+_ASK = "If the server's words do not say why, ask its postmaster."
 _TLS_FIRST = "Port 465 speaks TLS from the first byte: set Security to tls (or auto with port 465)."
 
 # The one place that says what a failure is called, which class it has and what to do.
 _PROBLEMS: Mapping[tuple[Stage | None, Cause], _Problem] = {
-    (Stage.CONNECT, Cause.REPLY): _Problem(None, "the server turned the client away"),
+    (Stage.CONNECT, Cause.REPLY): _Problem(
+        None, "the server turned the client away", "It may not take mail from this host; ask its postmaster."
+    ),
     (Stage.CONNECT, Cause.NAME_NOT_FOUND): _Problem(
         PermanentDeliveryError, "the host name was not found", "Check the spelling of Host in the connection."
     ),
@@ -160,7 +163,9 @@ _PROBLEMS: Mapping[tuple[Stage | None, Cause], _Problem] = {
         "the server does not offer STARTTLS, so the mail would cross the network unencrypted",
         "Use the server's TLS port (Security tls, port 465), or set Security to none if the way to it is trusted.",
     ),
-    (Stage.TLS, Cause.REPLY): _Problem(None, "the server offered STARTTLS and then refused it"),
+    (Stage.TLS, Cause.REPLY): _Problem(
+        None, "the server offered STARTTLS and then refused it", f"Try its TLS port (Security tls, port 465). {_ASK}"
+    ),
     (Stage.TLS, Cause.TLS_INJECTED): _Problem(
         PermanentDeliveryError,
         "plain text followed the server's reply to STARTTLS: somebody on the way may be tampering with the connection",
@@ -214,14 +219,16 @@ _PROBLEMS: Mapping[tuple[Stage | None, Cause], _Problem] = {
         "the server refused recipients",
         "Check their addresses and, if the server wants a login, User and Password.",
     ),
-    (Stage.DATA, Cause.REPLY): _Problem(None, "the server refused the mail before its content"),
-    (Stage.CONTENT, Cause.REPLY): _Problem(None, "the server broke off while the content was sent"),
+    (Stage.DATA, Cause.REPLY): _Problem(None, "the server refused the mail before its content", _ASK),
+    (Stage.CONTENT, Cause.REPLY): _Problem(None, "the server broke off while the content was sent", _ASK),
     (Stage.CONTENT, Cause.CONTENT_UNREADABLE): _Problem(
         TransientDeliveryError,
         "the content could not be read to its end, so the mail was given up before the final dot",
         "Let the task start when the file is finished.",
     ),
-    (Stage.ACCEPTANCE, Cause.REPLY): _Problem(None, "the server refused the mail after its content"),
+    (Stage.ACCEPTANCE, Cause.REPLY): _Problem(
+        None, "the server refused the mail after its content", f"Change the mail as it says. {_ASK}"
+    ),
     (None, Cause.TIMED_OUT): _Problem(TransientDeliveryError, "the server did not answer in time", _LATER),
     (None, Cause.LOST): _Problem(TransientDeliveryError, "the connection was lost", _LATER),
     (None, Cause.ODD_REPLY): _Problem(

@@ -52,12 +52,14 @@ class Envelope:
     :param sender: the reverse-path, without angle brackets.
     :param recipients: the forward-paths; never empty, never repeated (domains compared without case).
     :param utf8: whether an address in envelope or header has a non-ASCII local part (RFC 6531).
+    :param utf8_fields: those addresses and the fields that they stand in, for error texts.
     :raises InvalidAddress: if there is no recipient, or an address could break the command line.
     """
 
     sender: str
     recipients: tuple[str, ...]
     utf8: bool = False
+    utf8_fields: str = ""
 
     def __post_init__(self) -> None:
         """Drop repeated recipients, the later ones."""
@@ -179,11 +181,19 @@ class Email:
         assert sender is not None  # with_defaults has seen to it
         recipients = (*(complete.to or ()), *self.cc, *self.bcc)
         in_header = (sender, *recipients, *self.reply_to)
+        utf8 = not all(address.username.isascii() for address in in_header)
         return Envelope(
             sender=addr_spec(sender),
             recipients=tuple(map(addr_spec, recipients)),
-            utf8=not all(address.username.isascii() for address in in_header),
+            utf8=utf8,
+            utf8_fields=complete._utf8_fields() if utf8 else "",
         )
+
+    def _utf8_fields(self) -> str:
+        fields = {"recipients": self.to or (), "cc": self.cc, "bcc": self.bcc, "reply_to": self.reply_to}
+        people = {"sender": (self.sender,) if self.sender else (), **fields}
+        named = ((field, each) for field, addresses in people.items() for each in addresses)
+        return "; ".join(f"{field}: {addr_spec(each)!r}" for field, each in named if not each.username.isascii())
 
 
 def _parse_is_html(is_html: object) -> bool:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _IDLE_BEFORE_PROBE = 10.0  # seconds; firewalls forget idle connections without a word
 _PROBE_SECONDS = 1.0  # for a TLS server's answer, where the greeting does not come
+_QUIT_SECONDS = 0.4  # to send it, should the server have stopped reading
+_WRITE_OCTETS = 131_072
 _SIZE_LIMIT = re.compile(r"0*[1-9][0-9]{0,19}")  # RFC 1870 section 4: up to 20 digits, and 0 means no fixed limit
 # Servers that offered PIPELINING and gave a reply that did not fit; a later session must not find out anew.
 DISTRUSTED: set[tuple[str, int]] = set()
@@ -66,11 +68,6 @@ class SmtpSession(smtplib.SMTP):
         return isinstance(self.sock, ssl.SSLSocket)
 
     @property
-    def tls_version(self) -> str | None:
-        """The version of TLS in force, such as ``TLSv1.3``."""
-        return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
-
-    @property
     def pipelines(self) -> bool:
         """Whether commands may share a write: offered by the present EHLO, not switched off, not found wanting."""
         wanted = self.settings.pipelining is Pipelining.AUTO and self.has_extn("pipelining")
@@ -81,17 +78,6 @@ class SmtpSession(smtplib.SMTP):
         """The octets that a mail may have; None where the server fixes no limit (RFC 1870 section 4)."""
         limit = self.esmtp_features.get("size", "")
         return int(limit) if _SIZE_LIMIT.fullmatch(limit) else None
-
-    def mail_from(self, sender: str, *, utf8: bool, size: int | None = None) -> str:
-        """Return the MAIL command with the parameters that this server offers.
-
-        :param utf8: whether an address of the envelope is not ASCII (RFC 6531 section 3.4).
-        :param size: of the mail, in octets, if it is known (RFC 1870 section 5).
-        """
-        parameters = f" SIZE={size}" if size is not None and self.has_extn("size") else ""
-        if utf8 and self.has_extn("smtputf8"):
-            parameters += " SMTPUTF8" + (" BODY=8BITMIME" if self.has_extn("8bitmime") else "")
-        return f"MAIL FROM:<{sender}>{parameters}"
 
     def distrust_pipelining(self) -> None:
         """Speak to this server one command at a time from now on, in this process."""
@@ -108,7 +94,7 @@ class SmtpSession(smtplib.SMTP):
                 self._greet()
             if self.settings.security is not Security.NONE and not self.is_encrypted:
                 with self._stage(Stage.TLS):
-                    self.starttls(context=self._tls_context())
+                    self.starttls()
                 with self._stage(Stage.CONNECT):
                     self._say_hello()
             if self.settings.user:
@@ -131,10 +117,10 @@ class SmtpSession(smtplib.SMTP):
 
     def leave(self) -> None:
         """Say QUIT and close. Its reply is not waited for: whatever it were, it would change nothing."""
-        with suppress(smtplib.SMTPException, OSError):
+        with suppress(OSError):
             if self.sock:
-                self.sock.settimeout(_PROBE_SECONDS)
-                self.putcmd("QUIT")
+                self.sock.settimeout(_QUIT_SECONDS)
+                self.sock.sendall(b"QUIT\r\n")
         self.close()
 
     def __exit__(self, *_: object) -> None:
@@ -167,31 +153,22 @@ class SmtpSession(smtplib.SMTP):
         return self._read(self.settings.timeout)
 
     def send(self, s: str | bytes) -> None:  # type: ignore[override]
-        """Send octets.
+        """Send octets, each piece of 128 KiB within ``timeout``.
 
         :raises Broken: if the connection does not take them. It is closed then.
         """
-        if self.sock is None:
-            raise Broken(Cause.LOST, "the connection is closed")
-        seconds = self._left(self.settings.timeout)
-        try:
-            self.sock.settimeout(seconds)
-            self.sock.sendall(s.encode() if isinstance(s, str) else s)
-        except TimeoutError:
-            self.close()
-            raise Broken(Cause.TIMED_OUT, "the server stopped reading") from None
-        except OSError as error:
-            last_words = self._last_words()
-            self.close()
-            raise Broken(Cause.LOST, str(error), last_words) from error
+        octets = memoryview(s.encode() if isinstance(s, str) else s)
+        for start in range(0, len(octets), _WRITE_OCTETS):
+            self._write(octets[start : start + _WRITE_OCTETS])
 
     def has_spoken(self) -> bool:
         """Whether the server has said something unasked, or has hung up."""
         return self._reader is None or self._reader.has_spoken()
 
-    def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:  # type: ignore[override]
+    def starttls(self, *, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:  # type: ignore[override]
         """Turn the connection into a TLS one (RFC 3207) and forget what was said in clear.
 
+        :param context: by default the one that the settings ask for.
         :raises smtplib.SMTPException: if the server does not offer it, refuses it, or speaks on in clear.
         """
         if not self.has_extn("starttls"):
@@ -202,7 +179,7 @@ class SmtpSession(smtplib.SMTP):
         if self.has_spoken() and self._reader and self._reader.unread:
             raise Problem(Cause.TLS_INJECTED)
         try:
-            self._secure(context)
+            self._secure(context or self._tls_context())
         except ssl.SSLError as error:
             if cause_of(error, Stage.TLS)[0] is Cause.TLS_TO_PLAIN_PORT:
                 raise Problem(Cause.TLS_INJECTED, detail=str(error)) from error
@@ -217,6 +194,21 @@ class SmtpSession(smtplib.SMTP):
         self._reader = None
         super().close()
 
+    def _write(self, octets: memoryview) -> None:
+        if self.sock is None:
+            raise Broken(Cause.LOST, "the connection is closed")
+        seconds = self._left(self.settings.timeout)
+        try:
+            self.sock.settimeout(seconds)
+            self.sock.sendall(octets)
+        except TimeoutError:
+            self.close()
+            raise Broken(Cause.TIMED_OUT, "the server stopped reading") from None
+        except OSError as error:
+            last_words = self._last_words()
+            self.close()
+            raise Broken(Cause.LOST, str(error), last_words) from error
+
     def _last_words(self) -> Reply | None:
         """Read what the server said before it hung up: it may name the cause."""
         try:
@@ -226,7 +218,9 @@ class SmtpSession(smtplib.SMTP):
 
     def _read(self, seconds: float) -> tuple[int, bytes]:
         if self._reader is None:
-            raise Broken(Cause.LOST, "the connection is closed")
+            if self.sock is None:
+                raise Broken(Cause.LOST, "the connection is closed")
+            self._reader = ReplyReader(self.sock, secret=self._secret)  # smtplib's own connect() has opened it
         try:
             reply = self._reader.reply(self._left(seconds))
         except Broken:
@@ -258,7 +252,7 @@ class SmtpSession(smtplib.SMTP):
                 self._secure(self._tls_context())
         greeting = self._greeting()
         if greeting.code != 220:
-            raise Problem(Cause.REPLY, greeting)
+            raise Problem(Cause.REPLY if greeting.is_negative else Cause.ODD_REPLY, greeting)
         if not settings.local_hostname:
             self.local_hostname = _own_literal(self.sock)
         self._say_hello()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from airflow_smtp_interface.mail.commands import RSET, Command, commands, groups
 from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Reply, Stage
 from airflow_smtp_interface.mail.wire import Broken, dot_stuffed
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 BeforeEnd = Callable[[], None]
 """Called after the last piece of content and before the final dot."""
 
-_GROUP_RECIPIENTS = 100  # RCPT commands in one write at most: RFC 2920 section 3.1 warns of filling both windows
-_GROUP_OCTETS = 32_000
 _DOT = b".\r\n"
 
 
@@ -99,7 +98,7 @@ def deliver_all(session: SmtpSession, items: Iterable[Item | None]) -> Iterator[
 def _reset(session: SmtpSession) -> None:
     """Let the session be used for another mail."""
     with suppress(Broken):
-        session.send(b"RSET\r\n")
+        session.send(RSET)
         if not session.read_reply().is_positive:
             session.close()
 
@@ -116,8 +115,10 @@ class _Mail:
         self._failure = self._misfit()  # of the whole mail
         self._end: Reply | None = None
         self._in_doubt = False  # between the final dot and a valid answer to it
-        self._groups = [] if self._failure else _groups(self._commands(reset), together=session.pipelines)
-        self._awaited: list[_Command] = []
+        envelope, offers = item.envelope, session.has_extn
+        wanted = () if self._failure else commands(envelope, size=item.size, offers=offers, reset=reset)
+        self._groups = groups(wanted, together=session.pipelines)
+        self._awaited: list[Command] = []
         self.began = False  # whether a command of its envelope was sent
 
     def offer(self) -> bool:
@@ -209,24 +210,18 @@ class _Mail:
             text = f"the mail has {self._item.size} octets, the server takes {limit}"
             return Failure(stage=Stage.SENDER, text=text, cause=Cause.TOO_LARGE)
         if envelope.utf8 and not self._session.has_extn("smtputf8"):
-            named = [each for each in (envelope.sender, *envelope.recipients) if not each.isascii()]
-            return Failure(stage=Stage.SENDER, text=", ".join(named), cause=Cause.NO_SMTPUTF8)
+            named = envelope.utf8_fields or ", ".join(each for each in envelope.recipients if not each.isascii())
+            return Failure(stage=Stage.SENDER, text=named, cause=Cause.NO_SMTPUTF8)
         return None
 
-    def _commands(self, reset: bool) -> Iterator[_Command]:
-        envelope = self._item.envelope
-        mail = self._session.mail_from(envelope.sender, utf8=envelope.utf8, size=self._item.size)
-        if reset:
-            yield _Command(Stage.SENDER, b"RSET\r\n")
-        yield _Command(Stage.SENDER, f"{mail}\r\n".encode())
-        for recipient in envelope.recipients:
-            yield _Command(Stage.RECIPIENT, f"RCPT TO:<{recipient}>\r\n".encode(), recipient)
-        yield _Command(Stage.DATA, b"DATA\r\n")
-
-    def _hear(self, command: _Command, reply: Reply) -> None:
+    def _hear(self, command: Command, reply: Reply) -> None:
         """Take the reply to RSET, MAIL or RCPT."""
         if reply.is_positive:
             self._taken = self._taken or bool(command.recipient)
+            return
+        if command.line == RSET and reply.is_negative:  # nobody's fault: what the server expects next is not known
+            self._session.close()
+            self._failure = Failure(stage=command.stage, text=f"RSET: {reply}", cause=Cause.LOST)
             return
         failure = self._refusal(reply)
         if self._failure:
@@ -293,23 +288,3 @@ class _Mail:
             self._failure = Failure(stage=self._stage, reply=broken.reply, text=str(broken.reply))
         else:
             self._failure = Failure(stage=self._stage, text=broken.text, cause=broken.cause)
-
-
-class _Command(NamedTuple):
-    stage: Stage
-    line: bytes
-    recipient: str = ""
-
-
-def _groups(commands: Iterable[_Command], *, together: bool) -> list[list[_Command]]:
-    """Gather the commands that share a write; each alone where they must not."""
-    groups: list[list[_Command]] = []
-    octets = 0
-    for command in commands:
-        octets += len(command.line)
-        full = octets > _GROUP_OCTETS or (groups and len(groups[-1]) > _GROUP_RECIPIENTS)
-        if not groups or not together or (full and command.stage is Stage.RECIPIENT):
-            groups.append([])
-            octets = len(command.line)
-        groups[-1].append(command)
-    return groups

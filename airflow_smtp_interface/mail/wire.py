@@ -157,8 +157,12 @@ def start_tls(sock: socket.socket, context: ssl.SSLContext, *, host: str, second
     :raises OSError: if it fails; the socket is closed then.
     """
     deadline = monotonic() + seconds
-    sock.getpeername()  # CPython leaks the socket if wrap_socket() finds that the server is gone
-    secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        sock.getpeername()  # CPython leaks the socket if wrap_socket() finds that the server is gone
+        secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    except BaseException:
+        sock.close()
+        raise
     secure.settimeout(0)
     try:
         while True:

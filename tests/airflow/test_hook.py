@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,13 @@ def test_a_switched_off_verification_warns_in_every_task_log(
         with SmtpInterfaceHook() as hook:
             hook.send_email(subject="s", body="b")
     assert "does not verify the server's certificate" in capsys.readouterr().out
+
+
+def test_an_inbox_whose_port_is_taken_leaves_nothing_behind(inbox: Inbox) -> None:
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="in use"), Inbox(port=inbox.port):
+        pass
+    assert threading.active_count() == threads
 
 
 def test_the_connection_test_says_what_it_found(faulty: Faulty) -> None:

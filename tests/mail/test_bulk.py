@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import re
@@ -156,6 +157,45 @@ def test_a_mail_that_ends_every_session_is_given_up(serve: Serve, settings: Sett
     deliveries = list(send_all(settings(server), items(5), connections=1))
     assert [number for number, delivery in enumerate(deliveries) if not delivery.complete] == [2]
     assert committed(server) == [0, 1, 3, 4]
+
+
+def test_the_first_mail_of_a_session_is_not_tried_over_another_one(serve: Serve, settings_for: SettingsFor) -> None:
+    server = serve(Fault(stage="body", action="421 4.3.2 busy", times=1))
+    first, second = send_all(settings_for(server), items(2), connections=1)
+    assert (list(first.deferred), second.complete) == (["r0@x.org"], True)
+    assert server.commands.count("RCPT TO:<r0@x.org>") == 1
+    assert server.connections == 2
+
+
+def test_a_refused_reset_is_nobodys_refusal(serve: Serve, settings: SettingsFor) -> None:
+    server = serve(
+        Fault(stage="rcpt", action="550 5.1.1 no", address="r0@x.org"), Fault(stage="rset", action="500 what?", times=1)
+    )
+    first, second = send_all(settings(server), items(2), connections=1)
+    assert (list(first.refused), second.complete) == (["r0@x.org"], True)
+    assert server.connections == 2
+
+
+def test_a_session_that_the_server_has_ended_meanwhile_is_closed(serve: Serve, settings: SettingsFor) -> None:
+    server = serve()
+
+    def slowly() -> Iterator[Item]:
+        yield item(0)
+        while not server.committed:
+            time.sleep(0.01)
+        server.close_connections()
+        time.sleep(0.1)  # the end has come to the session, which waits for a mail
+        yield item(1)
+
+    assert all(delivery.complete for delivery in send_all(settings(server), slowly(), connections=1))
+    assert server.connections == 2
+    gc.collect()  # a socket left open warns, and warnings are errors
+
+
+def test_whatever_ends_a_session_nobody_waits_for_ever(serve: Serve, settings: SettingsFor) -> None:
+    server = serve()
+    with pytest.raises(TypeError):
+        list(send_all(settings(server, timeout=None), items(3), connections=2))
 
 
 def test_a_server_that_allows_fewer_sessions_gets_fewer(serve: Serve, settings: SettingsFor) -> None:

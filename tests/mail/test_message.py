@@ -10,8 +10,8 @@ from typing import BinaryIO
 import pytest
 
 from airflow_smtp_interface.mail.addresses import parse_address, parse_addresses
-from airflow_smtp_interface.mail.attachment import parse_attachments
-from airflow_smtp_interface.mail.errors import InvalidAddress, InvalidEmail, TransientDeliveryError
+from airflow_smtp_interface.mail.attachment import StoredFile, parse_attachments
+from airflow_smtp_interface.mail.errors import InvalidAddress, InvalidEmail, MailError, TransientDeliveryError
 from airflow_smtp_interface.mail.message import Attachment, Email, Envelope
 
 ME = parse_address("me@x.org", field="from")
@@ -194,6 +194,31 @@ def test_a_url_is_opened_by_whoever_can(tmp_path: Path) -> None:
 
     (attachment,) = parse_attachments("s3://bucket/key.csv", open_url=lambda url: Store())
     assert (attachment.name, attachment.size, attachment.open().read()) == ("key.csv", 3, b"abc")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (
+            ImportError("Install s3fs to access S3"),
+            InvalidEmail,
+            "cannot be read: Install s3fs to access S3; install",
+        ),
+        (ValueError("Unsupported filesystem"), InvalidEmail, "Unsupported filesystem; give the path of an existing"),
+        (PermissionError("Forbidden"), InvalidEmail, "cannot be read: Forbidden; give the path"),
+        (
+            LookupError("SlowDown"),
+            TransientDeliveryError,
+            "cannot be read now, so nothing was sent: LookupError",
+        ),
+    ],
+)
+def test_a_url_that_cannot_be_opened_is_named(raised: Exception, kind: type[MailError], words: str) -> None:
+    def open_url(url: str) -> StoredFile:
+        raise raised
+
+    with pytest.raises(kind, match=f"^attachments: 's3://bucket/key' .*{words}"):
+        parse_attachments(["s3://bucket/key"], open_url=open_url)
 
 
 def test_a_store_that_cannot_be_reached_now_is_not_the_authors_mistake(tmp_path: Path) -> None:

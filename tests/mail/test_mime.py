@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from airflow_smtp_interface.mail import headers
 from airflow_smtp_interface.mail.errors import InvalidEmail
 from airflow_smtp_interface.mail.message import Attachment, Email
-from airflow_smtp_interface.mail.mime import Content
+from airflow_smtp_interface.mail.mime import Content, text_of_html
 
 FIELDS = {"From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"}
 
@@ -230,6 +230,22 @@ def test_a_file_that_changes_its_size_meanwhile_is_an_error(tmp_path: Path, now:
     path.write_bytes(now)
     with pytest.raises(OSError, match=problem):
         b"".join(content)
+
+
+def test_whatever_a_stores_library_raises_is_a_content_that_cannot_be_read() -> None:
+    class Away(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise LookupError("NoSuchBucket")
+
+    attachment = Attachment(name="x.bin", open=Away, size=3)
+    email = Email.compose(subject="s", body="b", sender="me@x.org", recipients="to@x.org", attachments=[attachment])
+    with pytest.raises(OSError, match=r"'x.bin' cannot be read: LookupError: NoSuchBucket"):
+        b"".join(Content(email.with_defaults(sender=None, to=())))
+
+
+@pytest.mark.parametrize("html", ["<p>rows<![0]></p>", "<p>rows</p><![>", "<p>rows</p><![ x]>"])
+def test_html_that_the_parser_gives_up_has_a_text_all_the_same(html: str) -> None:
+    assert text_of_html(html).startswith("rows")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pickle
 import smtplib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 
@@ -69,7 +70,8 @@ def test_the_way_is_encrypted_before_the_password_is_sent(
     settings = settings_for(server, security=security, ca_certificate=certificates.pem, user="user", password="secret")
     with connect(settings) as session:
         assert (session.mechanism, session.is_encrypted) == ("PLAIN", True)
-        assert session.tls_version in ("TLSv1.2", "TLSv1.3")
+        assert isinstance(session.sock, ssl.SSLSocket)
+        assert session.sock.version() in ("TLSv1.2", "TLSv1.3")
     assert [(auth.user, auth.password, auth.tls) for auth in server.auths] == [("user", "secret", True)]
     assert b"AUTH" not in server.clear
 
@@ -84,7 +86,7 @@ def test_over_loopback_in_clear_the_mechanism_that_shows_least_is_used(
     server = serve(auth=offered, auth_before_tls=True, users={"jörg": "pässwörd ☃"})
     with connect(settings_for(server, user="jörg", password="pässwörd ☃")) as session:
         assert session.mechanism == used
-        assert session.tls_version is None
+        assert not isinstance(session.sock, ssl.SSLSocket)
 
 
 def test_prompts_that_are_no_base64_do_not_disturb_login(serve: Serve, settings_for: SettingsFor) -> None:
@@ -394,6 +396,63 @@ def test_a_server_that_stops_reading_is_a_time_out(serve: Serve, settings_for: S
     session = connect(settings_for(serve(Fault(stage="noop", action="hang")), timeout=0.5))
     with pytest.raises(smtplib.SMTPServerDisconnected, match="stopped reading"):
         session.send(b"NOOP\r\n" + b"x" * 50_000_000)
+
+
+def test_a_server_that_reads_slowly_but_steadily_is_no_time_out(serve: Serve, settings_for: SettingsFor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        server = FaultServer()
+        server.port = listener.getsockname()[1]
+        read = 0
+
+        def converse() -> None:
+            nonlocal read
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(b"220 hi\r\n")
+                peer.recv(1000)
+                peer.sendall(b"250 hi\r\n")
+                while octets := peer.recv(65_536):
+                    read += len(octets)
+                    time.sleep(0.005)
+
+        thread = threading.Thread(target=converse)
+        thread.start()
+        session = connect(settings_for(server, timeout=0.5))
+        session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        started = time.monotonic()
+        session.send(bytes(12_000_000))
+        assert time.monotonic() - started > 0.5, "the whole takes longer than any piece may"
+        session.close()
+        thread.join()
+        assert read == 12_000_000
+
+
+def test_leaving_a_server_that_has_stopped_reading_takes_no_time(serve: Serve, settings_for: SettingsFor) -> None:
+    server = serve(Fault(stage="noop", action="hang"))
+    session = connect(settings_for(server, timeout=5))
+    session.putcmd("NOOP")
+    session.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        session.sock.sendall(bytes(20_000_000))
+    started = time.monotonic()
+    session.leave()
+    assert time.monotonic() - started < 3
+    assert session.sock is None
+
+
+def test_smtplibs_own_way_of_starting_tls_and_of_connecting_works(
+    serve: Serve, settings_for: SettingsFor, certificates: Certificates
+) -> None:
+    server = serve(tls=certificates.server())
+    session = connect(settings_for(server, ca_certificate=certificates.pem))
+    session.starttls()
+    session.ehlo()
+    assert session.is_encrypted
+    session.quit()
+    assert session.connect(server.host, server.port)[0] == 220
+    assert session.ehlo()[0] == 250
+    session.leave()
 
 
 def test_an_error_survives_pickling() -> None:

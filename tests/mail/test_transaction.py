@@ -363,7 +363,7 @@ def test_a_mail_in_a_row_costs_one_round_trip(serve: Serve, settings_for: Settin
     assert subjects(server) == list(range(mails))
 
 
-@pytest.mark.parametrize("recipients", [100, 101, 250, 1000])
+@pytest.mark.parametrize("recipients", [100, 101, 250, 301, 1000])
 def test_many_recipients_go_in_groups_of_a_hundred(serve: Serve, settings_for: SettingsFor, recipients: int) -> None:
     server = serve()
     envelope = Envelope(sender="me@x.org", recipients=tuple(f"r{number}@x.org" for number in range(recipients)))

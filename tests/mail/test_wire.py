@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_smtp_interface.mail.errors import Cause
-from airflow_smtp_interface.mail.wire import Broken, ReplyReader, dot_stuffed
+from airflow_smtp_interface.mail.wire import Broken, ReplyReader, dot_stuffed, start_tls
+
+
+def test_no_socket_is_left_open_where_the_server_is_gone_before_the_handshake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()  # by a reset
+        select.select([client], [], [], 5)
+        with pytest.raises(OSError, match="not connected"):
+            start_tls(client, ssl.create_default_context(), host="localhost", seconds=5)
+        assert client.fileno() == -1
 
 
 @pytest.fixture
