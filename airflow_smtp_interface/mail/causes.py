@@ -53,7 +53,7 @@ def cause_of(error: Exception, stage: Stage) -> tuple[Cause, str]:
 
 
 def _cause_of_tls_error(error: ssl.SSLError) -> Cause:
-    reason = "" if isinstance(error, ssl.SSLEOFError) else getattr(error, "reason", None) or ""
+    reason = "" if isinstance(error, ssl.SSLEOFError) else error.reason or ""
     if any(each in reason for each in ("WRONG_VERSION", "RECORD_LAYER")):
         return Cause.TLS_TO_PLAIN_PORT
     return Cause.TLS_MISMATCH if any(each in reason for each in _MISMATCHES) else Cause.TLS_FAILED

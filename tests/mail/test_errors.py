@@ -21,9 +21,7 @@ TRANSPORT = [
     socket.gaierror(socket.EAI_AGAIN, "try again"),
     socket.gaierror(socket.EAI_NONAME, "unknown"),
     UnicodeError("label too long"),
-    ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"),
     ssl.SSLEOFError(8, "EOF"),
-    ssl.SSLCertVerificationError(1, "expired"),
     smtplib.SMTPException("odd"),
     *(Broken(cause, "words") for cause in (Cause.LOST, Cause.TIMED_OUT, Cause.ODD_REPLY)),
 ]
