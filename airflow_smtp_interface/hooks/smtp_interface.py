@@ -227,7 +227,7 @@ class SmtpInterfaceHook(BaseHook):
         :param connections: sessions used side by side, 1 to 10; opened when there are mails for them.
         :raises InvalidEmail: where a mail cannot be sent as it is, after the results of those before it.
         :raises InvalidSettings: if the connection cannot be used, or is switched off.
-        :raises DeliveryError: if no connection can be opened.
+        :raises DeliveryError: if no connection can be opened any more, after the results of all mails that were begun.
         """
         self.settings.check_active()
         self._warn_of_unverified()

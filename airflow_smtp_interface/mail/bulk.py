@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from airflow_smtp_interface.mail.delivery import Cause, Delivery, Stage
+from airflow_smtp_interface.mail.delivery import Cause, Delivery, Failure, Stage
+from airflow_smtp_interface.mail.errors import DeliveryError, named
 from airflow_smtp_interface.mail.session import SmtpSession, connect
 from airflow_smtp_interface.mail.transaction import Item, deliver_all
 
@@ -51,7 +52,7 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
     :param items: taken in as the results are taken out, a bounded number ahead; an error it raises comes through after
         the results of the mails before it.
     :param connections: 1 to 10 sessions; each is opened when there is a mail for it.
-    :raises DeliveryError: where no session can be opened.
+    :raises DeliveryError: where no session can be opened any more; nobody has a mail whose result did not come before.
     """
     if not 1 <= connections <= MAX_CONNECTIONS:
         raise ValueError(f"connections: {connections} is not between 1 and {MAX_CONNECTIONS}")
@@ -60,7 +61,9 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
     intake, failure = iter(items), None
     try:
         while True:
-            while failure is None and len(window) < connections * _AHEAD:
+            taken = 0
+            while failure is None and len(window) < connections * _AHEAD and not (taken and window[0].is_done):
+                taken += 1
                 try:
                     item = next(intake, None)
                 except Exception as error:  # noqa: BLE001 the author's own: the mails before it come first
@@ -72,10 +75,11 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
                 break
             job = window.popleft()
             pool.wait_for(job, later=window)
-            if job.error:
+            if job.error and not any(later.delivery for later in window):
+                window.appendleft(job)
                 raise job.error
-            assert job.delivery is not None  # what is done has one of the two
-            yield job.delivery
+            failure = failure or job.error
+            yield job.delivery or _deferred(job.item, job.error)
         if failure:
             raise failure
     finally:
@@ -83,19 +87,38 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
         _log_the_rest(window)
 
 
+def _deferred(item: Item, error: Exception | None) -> Delivery:
+    """Say that nobody has a mail, for a reason that is not the server's word on it."""
+    reason = error if isinstance(error, DeliveryError) else None
+    failure = Failure(
+        stage=reason.stage if reason else Stage.CONTENT,
+        text=str(reason or f"{type(error).__name__}: {error}"),
+        cause=reason.cause if reason else Cause.CONTENT_UNREADABLE,
+    )
+    envelope = item.envelope
+    deferred = dict.fromkeys(envelope.recipients, failure)
+    return Delivery(message_id=item.message_id, sender=envelope.sender, deferred=deferred, size=item.size)
+
+
 def _log_the_rest(window: Iterable[_Job]) -> None:
     """Say what became of mails whose results nobody took."""
     sent = [job for job in window if job.delivery]
     if window:
         accepted = sum(len(job.delivery.accepted) for job in sent if job.delivery)
-        unsent = sum(1 for job in window if not job.delivery)
+        unsent = [job for job in window if not job.delivery]
         _log.warning(
             "Bulk sending was ended early: of the mails taken in, %d more were brought to their end (%d recipients "
-            "accepted), %d were not sent",
+            "accepted: %s), %d were not sent (%s)",
             len(sent),
             accepted,
-            unsent,
+            _message_ids(sent),
+            len(unsent),
+            _message_ids(unsent),
         )
+
+
+def _message_ids(jobs: Iterable[_Job]) -> str:
+    return named(dict.fromkeys(job.item.message_id for job in jobs)) or "none"
 
 
 class _Pool:
@@ -112,6 +135,7 @@ class _Pool:
         self._closing = threading.Event()
         self._idle = 0
         self._alive = 0
+        self._failure: Exception | None = None  # why no session can be opened any more
         self._threads: list[threading.Thread] = []
         self._pace = _Pace(settings.messages_per_minute)
 
@@ -119,6 +143,9 @@ class _Pool:
         """Take in a mail."""
         job = _Job(item)
         with self._lock:
+            if self._failure:
+                job.error = self._failure
+                return job
             self._jobs.append(job)
             if self._idle < len(self._jobs) and len(self._threads) < self._connections:
                 self._alive += 1
@@ -200,9 +227,10 @@ class _Pool:
                     session.close()
                 else:
                     self._finish(job, delivery)
-        except Exception as error:  # noqa: BLE001 whatever an attachment's own code raises belongs to its mail
+        except Exception as error:  # noqa: BLE001 whatever the content's own code raises belongs to its mail
             session.close()
-            self._finish(under_way.popleft(), error)
+            for job in under_way:
+                self._finish(job, _deferred(job.item, error))
         return retry
 
     def _is_worn(self, session: SmtpSession) -> bool:
@@ -218,12 +246,9 @@ class _Pool:
                 self._idle -= 1
             return self._jobs.popleft() if self._jobs and not self._closing.is_set() else None
 
-    def _finish(self, job: _Job, result: Delivery | Exception) -> None:
+    def _finish(self, job: _Job, delivery: Delivery) -> None:
         with self._lock:
-            if isinstance(result, Delivery):
-                job.delivery = result
-            else:
-                job.error = result
+            job.delivery = delivery
             if job is self._awaited:
                 self._answered.notify()
 
@@ -233,6 +258,7 @@ class _Pool:
             self._jobs.extendleft(reversed(jobs))
             self._alive -= 1
             if not self._alive:
+                self._failure = error
                 for job in self._jobs:
                     job.error = error
                 self._jobs.clear()

@@ -219,6 +219,54 @@ def test_no_further_session_is_an_error_after_the_results_before_it(serve: Serve
     assert committed(server) == [0, 1, 2, 3]
 
 
+def test_results_that_are_there_come_before_the_error_that_no_session_can_be_opened(
+    serve: Serve, settings: SettingsFor
+) -> None:
+    server, both = serve(), threading.Barrier(2)
+
+    def together() -> Iterator[bytes]:
+        both.wait(5)  # a session each, so that neither begins with a later mail
+        yield from item(0).content
+
+    def until_the_server_goes_down() -> Iterator[bytes]:
+        yield b"Subject: 2\r\n"
+        while len(server.committed) < 6:
+            time.sleep(0.01)
+        server.plan.append(Fault(stage="connect", action="421 4.3.2 going down"))
+        server.close_connections()
+        yield b"\r\nbody\r\n"
+
+    contents = {0: together(), 1: together(), 2: until_the_server_goes_down()}
+    mails = (item(number, content=contents.get(number)) for number in itertools.count())
+    results, done = send_all(settings(server), mails, connections=2), []
+    with pytest.raises(DeliveryError, match=r"421 4\.3\.2 going down"):
+        done.extend(results)
+    assert numbers(done) == list(range(len(done))), "in the order given, without a gap"
+    assert "421 4.3.2 going down" in str(done[2].deferred["r2@x.org"])
+    assert [done[number].complete for number in (0, 1, 3, 4)] == [True] * 4
+    accepted = sum(delivery.complete for delivery in done)
+    assert accepted <= len(server.committed) <= accepted + sum(bool(delivery.unknown) for delivery in done)
+
+
+def test_results_come_while_the_next_mail_takes_its_time(serve: Serve, settings: SettingsFor) -> None:
+    server = serve()
+    taken = 0
+
+    def slowly() -> Iterator[Item]:
+        nonlocal taken
+        for each in items(20):
+            taken += 1
+            yield each
+            while len(server.committed) < taken:
+                time.sleep(0.01)
+            time.sleep(0.05)
+
+    results = send_all(settings(server), slowly(), connections=1)
+    next(results)
+    assert taken <= 3
+    assert len(list(results)) == 19
+
+
 def test_what_the_authors_iterable_raises_comes_after_the_results_before_it(
     serve: Serve, settings: SettingsFor
 ) -> None:
@@ -232,17 +280,16 @@ def test_what_the_authors_iterable_raises_comes_after_the_results_before_it(
         next(results)
 
 
-def test_what_an_attachments_own_code_raises_comes_with_its_mail(serve: Serve, settings: SettingsFor) -> None:
+def test_what_the_contents_own_code_raises_is_its_mails_result(serve: Serve, settings: SettingsFor) -> None:
     def content() -> Iterator[bytes]:
         yield b"Subject: 1\r\n"
         raise KeyError("no such object")
 
     server = serve()
-    results = send_all(settings(server), [item(0), item(1, content=content()), item(2)], connections=1)
-    assert next(results).complete
-    with pytest.raises(KeyError):
-        next(results)
-    assert 1 not in committed(server)
+    results = list(send_all(settings(server), [item(0), item(1, content=content()), item(2)], connections=1))
+    assert [delivery.complete for delivery in results] == [True, False, True]
+    assert [str(failure) for failure in results[1].deferred.values()] == ["KeyError: 'no such object'"]
+    assert committed(server) == [0, 2]
 
 
 def test_a_session_is_left_after_its_share_of_mails(serve: Serve, settings: SettingsFor) -> None:
@@ -280,9 +327,13 @@ def test_closing_early_brings_mails_under_way_to_their_end_and_logs_the_rest(
     with caplog.at_level(logging.WARNING):
         results.close()  # type: ignore[attr-defined]
     (line,) = caplog.messages
-    counts = [int(count) for count in re.findall(r"\d+", line)]
-    assert "Bulk sending was ended early" in line
-    assert len(server.committed) == 1 + counts[1], "what the log says is what the server has"
+    said = re.search(r"ended early: .* \((\d+) recipients accepted: (.*)\), (\d+) were not sent \((.*)\)$", line)
+    assert said
+    assert len(server.committed) == 1 + int(said[1]), "what the log says is what the server has"
+    accepted, unsent = (set(re.findall(r"<(\d+)@x.org>", each)) for each in (said[2], said[4]))
+    assert accepted <= {str(number) for number in committed(server)}
+    assert unsent
+    assert unsent.isdisjoint(str(number) for number in committed(server))
 
 
 def test_closing_early_does_not_wait_for_the_minute_to_pass(serve: Serve, settings: SettingsFor) -> None:
