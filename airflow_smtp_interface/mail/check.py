@@ -213,8 +213,8 @@ class _Walk:
         with SmtpSession(settings, deadline=self._deadline, context=context) as session:
             try:
                 session.open()
-            except DeliveryError:
-                return ""
+            except DeliveryError as error:
+                return "there was no time to read the names in it" if self._is_out_of_time(error) else ""
             assert isinstance(session.sock, ssl.SSLSocket)
             return _names(session.sock.getpeercert() or {})
 

@@ -143,8 +143,8 @@ class SmtpSettings:
         """
         if not self.active:
             raise InterfaceInactive(
-                f"connection {self.name!r} is switched off (Active), so nothing was sent; switch Active on to send, "
-                'or give the operator on_inactive="skip"'
+                f"connection {self.name!r} is switched off (Active): nothing is sent through it; "
+                "switch Active on to send"
             )
 
     def check_allowed(self, recipients: Iterable[str]) -> None:

@@ -82,8 +82,9 @@ class Attempt:
                 self._defer(error)
             raise
         except InterfaceInactive as error:
-            kind = AirflowSkipException if self._operator.on_inactive == "skip" else AirflowFailException
-            raise kind(str(error)) from error
+            if self._operator.on_inactive == "skip":
+                raise AirflowSkipException(str(error)) from error
+            raise AirflowFailException(f'{error}, or give the operator on_inactive="skip"') from error
         except MailError as error:
             if isinstance(error, OutcomeUnknown) and self._operator.on_unknown == "resend":
                 raise

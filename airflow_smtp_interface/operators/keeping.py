@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
 from email.utils import format_datetime
@@ -30,6 +31,8 @@ CHOICES = ("full", "headers", "off")
 
 _LISTED = 1000  # recipients; those who do not have the mail come first
 _SHOWN_WORDS = 300  # letters of a server's words for each recipient
+
+_ATTRIBUTE = re.compile(r"""(?<==)(["'])(.*?)\1""", re.DOTALL)
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ class Sent:
             reply=str(reply or ""),
             size=self.delivery.size if self.delivery else 0,
             recipients=tuple(recipients[:_LISTED]),
-            more_recipients=max(0, len(recipients) - _LISTED),
+            unlisted=dict(Counter(each.outcome for each in recipients[_LISTED:])),
             attachments=tuple(
                 ShownAttachment(name=each.name, size=each.size, content_type=each.content_type)
                 for each in email.attachments
@@ -187,5 +190,16 @@ def _mask_html(html: str) -> str:
     whole = unescape(html)
     if _mask(whole) == whole:
         return html
-    pieces = [(piece, unescape(piece)) for piece in re.split(r"(<[^>]*>)", html)]
-    return "".join(piece if _mask(plain) == plain else escape(_mask(plain)) for piece, plain in pieces)
+    return "".join(
+        _mask_tag(piece) if piece[:1] == "<" else _mask_text(piece) for piece in re.split(r"(<[^>]*>)", html)
+    )
+
+
+def _mask_tag(tag: str) -> str:
+    """Mask the values of a tag's attributes; a secret elsewhere in it costs the tag."""
+    return _mask_text(_ATTRIBUTE.sub(lambda value: f"{value[1]}{_mask_text(value[2])}{value[1]}", tag))
+
+
+def _mask_text(text: str) -> str:
+    plain = unescape(text)
+    return text if _mask(plain) == plain else escape(_mask(plain))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class ShownMessage:
     :param reply: the server's answer to the whole mail.
     :param server: where it was sent.
     :param size: octets of header and body.
-    :param more_recipients: how many further recipients there are.
+    :param unlisted: how many further recipients there are, by outcome.
     :param headers: names and values, decoded.
     :param html: the HTML body; None where there is none, or it was not kept.
     :param text: the plain text likewise.
@@ -89,7 +90,7 @@ class ShownMessage:
     server: str = ""
     size: int = 0
     recipients: tuple[ShownRecipient, ...] = ()
-    more_recipients: int = 0
+    unlisted: Mapping[Outcome, int] = field(default_factory=dict)
     attachments: tuple[ShownAttachment, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     html: str | None = None
@@ -97,9 +98,12 @@ class ShownMessage:
     bodies_kept: bool = True
     cut: tuple[str, ...] = ()
 
-    def count(self, outcome: Outcome) -> int:
-        """Return how many recipients have this outcome."""
-        return sum(recipient.outcome is outcome for recipient in self.recipients)
+    @property
+    def counts(self) -> Mapping[Outcome, int]:
+        """How many recipients there are of each outcome, listed or not."""
+        listed = Counter(recipient.outcome for recipient in self.recipients)
+        listed.update(self.unlisted)
+        return listed
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values; empty fields are left out."""
@@ -115,15 +119,16 @@ class ShownMessage:
         try:
             recipients = [{**each, "outcome": Outcome(each["outcome"])} for each in record.get("recipients", ())]
             values = {
-                **{field.name: record[field.name] for field in fields(cls) if field.name in record},
+                **{each.name: record[each.name] for each in fields(cls) if each.name in record},
                 "recipients": tuple(ShownRecipient(**each) for each in recipients),
                 "attachments": tuple(ShownAttachment(**each) for each in record.get("attachments", ())),
                 "headers": tuple((str(name), str(value)) for name, value in record.get("headers", ())),
                 **{name: tuple(map(str, record.get(name, ()))) for name in ("to", "cc", "bcc", "reply_to", "cut")},
+                "unlisted": {Outcome(each): int(count) for each, count in record.get("unlisted", {}).items()},
                 "bodies_kept": bool(record["bodies_kept"]),
             }
             message = cls(**values)
-            numbers = [message.size, message.more_recipients, *(each.size for each in message.attachments)]
+            numbers = [message.size, *(each.size for each in message.attachments)]
             texts = [getattr(message, name) for name in _TEXTS] + [message.html or "", message.text or ""]
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not the record of a mail: {error}") from error

@@ -326,8 +326,9 @@ def test_an_unknown_outcome_is_not_retried(faulty: Faulty) -> None:
 def test_an_interface_that_is_switched_off_fails_or_skips(faulty: Faulty, policy: str) -> None:
     server = faulty(extra={"active": "off"})
     kind = AirflowSkipException if policy == "skip" else AirflowFailException
-    with pytest.raises(kind, match="connection 'smtp_interface_default' is switched off"):
+    with pytest.raises(kind, match="connection 'smtp_interface_default' is switched off") as caught:
         run_task(mail_task(on_inactive=policy))
+    assert str(caught.value).endswith("switch Active on to send" if policy == "skip" else 'on_inactive="skip"')
     assert server.connections == 0
 
 

@@ -332,6 +332,15 @@ def test_the_names_of_a_server_that_cannot_be_reached_again_are_left_out(
     assert "certificate is not valid for '127.0.0.1'). Set Host" in text
 
 
+def test_names_that_there_is_no_time_to_read_are_said_to_be_missing(
+    serve: Serve, settings_for: SettingsFor, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortened(monkeypatch, 1.5)
+    server = serve(Fault(stage="connect", action="hang", skip=1), tls=certificates.server("other.example"))
+    text = failed(settings_for(server, security=Security.AUTO, ca_certificate=certificates.pem, timeout=9.0))
+    assert "not valid for '127.0.0.1'; there was no time to read the names in it). Set Host" in text
+
+
 # --- what is never shown ---------------------------------------------------------------------------------------------
 
 

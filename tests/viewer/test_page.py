@@ -157,7 +157,19 @@ def test_only_the_pages_own_script_may_run_and_its_nonce_is_new_each_time() -> N
 
 
 def test_recipients_that_are_not_listed_are_counted() -> None:
-    assert "And 200 more recipients" in mail_page(replace(MAIL, more_recipients=200)).html
+    listed = ShownRecipient(address="a@x.org", outcome=Outcome.REFUSED)
+    page = mail_page(replace(MAIL, recipients=(listed,), unlisted={Outcome.REFUSED: 3, Outcome.ACCEPTED: 1200})).html
+    assert "4 refused" in page
+    assert "1200 accepted" in page
+    assert "And 1203 more recipients" in page
+
+
+def test_a_link_with_a_target_of_its_own_opens_nowhere_either() -> None:
+    html = "<a href=x TARGET = _self>target=x</a><svg><a target='_top'>"
+    assert (
+        "&lt;a href=x x-target = _self&gt;target=x&lt;/a&gt;&lt;svg&gt;&lt;a x-target="
+        in mail_page(replace(MAIL, html=html)).html
+    )
 
 
 def test_bodies_that_are_not_kept_or_cut_are_said_to_be() -> None:

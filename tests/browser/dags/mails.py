@@ -18,6 +18,7 @@ HOSTILE = """
 <h1>Inert</h1>
 <a href="{{ var.value.elsewhere }}/link">Follow</a>
 <a href="{{ var.value.elsewhere }}/top" target="_top">Leave</a>
+<a href="{{ var.value.elsewhere }}/self" target="_self">Stay</a>
 <img src="{{ var.value.elsewhere }}/pixel.png">
 <link rel="stylesheet" href="{{ var.value.elsewhere }}/style.css">
 <style>@import url({{ var.value.elsewhere }}/import.css);
@@ -63,6 +64,8 @@ with DAG("mails", schedule=None):
         is_html=True,
         autoescape=False,
         body=HOSTILE,
+        attachment="a name without a place to break the line",
+        attachment_name=f"{'long' * 40}.txt",
     )
     EmailActorOperator.partial(task_id="each", smtp_interface_conn_id="by_hand", body="Hello").expand(
         subject=["For Ann", "For Bob"]
