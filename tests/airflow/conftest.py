@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-HOME = tempfile.TemporaryDirectory(prefix="airflow-test-")
-EXAMPLES = Path(__file__).parents[2] / "example_dags"
-os.environ.update(
-    {
-        "AIRFLOW_HOME": HOME.name,
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
-        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
-        "AIRFLOW__CORE__FERNET_KEY": b64encode(os.urandom(32), b"-_").decode(),
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{HOME.name}/logs",
-    }
-)
-
-from airflow_smtp_interface.inbox import Inbox  # noqa: E402 Airflow reads its home when it is imported
-from tests.peers.fault_server import Fault, FaultServer  # noqa: E402
+from airflow_smtp_interface.inbox import Inbox
+from tests.airflow_home import HOME, leave_its_warnings_to_airflow
+from tests.peers.fault_server import Fault, FaultServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave Airflow's own warnings to Airflow; ours stay errors."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error:::airflow_smtp_interface"))
+    leave_its_warnings_to_airflow(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -401,5 +400,5 @@ def test_mapped_mails_are_rendered_and_escaped_each(inbox: Inbox) -> None:
 def test_a_task_says_quit(faulty: Faulty) -> None:
     server = faulty()
     run_task(mail_task())
-    time.sleep(0.1)
+    server.settle()
     assert server.commands[-1] == "QUIT"

@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from airflow_smtp_interface.inbox import Inbox, ReceivedMail
-from tests.airflow.conftest import EXAMPLES
 from tests.airflow.running import HAS_STORE, load_dag, run_dag
+from tests.airflow_home import EXAMPLES
 from tests.peers.fault_server import Fault, FaultServer
 
 

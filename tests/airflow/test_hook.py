@@ -80,7 +80,7 @@ def test_one_connection_carries_many_mails_and_ends_with_quit(faulty: Faulty) ->
         for _ in range(3):
             hook.send_email(subject="s", body="b")
         assert isinstance(hook.get_conn(), smtplib.SMTP)
-    time.sleep(0.1)
+    server.settle()
     assert (server.connections, len(server.committed), server.commands[-1]) == (1, 3, "QUIT")
 
 

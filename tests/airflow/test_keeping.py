@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -10,6 +11,7 @@ from email.headerregistry import Address
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.log import mask_secret
 
 from airflow_smtp_interface.inbox import Inbox
@@ -26,6 +28,13 @@ if not HAS_STORE:  # the tests' own store stands in for the one that Airflow 3.3
 
 Faulty = Callable[..., FaultServer]
 LATER = "450 4.7.1 later"
+
+
+@pytest.fixture(autouse=True)
+def unmask() -> Iterator[None]:
+    """Forget the secrets of each test: the masker is the process's."""
+    yield
+    _secrets_masker().reset_masker()
 
 
 def send(store: Store | None = None, **fields: Any) -> dict[str, Any]:
@@ -233,9 +242,20 @@ class TimeIsUp(BaseException):
     """What the end of ``execution_timeout`` raises is no Exception either."""
 
 
+def ring_when(happened: Callable[[], bool]) -> None:
+    """Let the alarm go off as soon as something has happened, in the middle of whatever the task is doing."""
+
+    def watch() -> None:
+        while not happened():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @pytest.fixture
 def alarm() -> Iterator[None]:
-    """As Airflow does: a timer that raises in the middle of whatever the task is doing."""
+    """As Airflow does: an alarm that raises in the task."""
 
     def ring(*_: object) -> None:
         raise TimeIsUp
@@ -259,12 +279,12 @@ def test_the_end_of_the_tasks_time_while_the_record_is_kept_does_not_change_how_
 ) -> None:
     faulty(fault)
 
-    def slow(self: TaskInstance, key: str, value: Any) -> None:
-        time.sleep(1)
+    def push(self: TaskInstance, key: str, value: Any) -> None:
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "the clock stands"
         self.xcoms[key] = value
 
-    monkeypatch.setattr(TaskInstance, "xcom_push", slow)
-    signal.setitimer(signal.ITIMER_REAL, 0.7)
+    monkeypatch.setattr(TaskInstance, "xcom_push", push)
+    signal.setitimer(signal.ITIMER_REAL, 60)
     assert kept(send(fails=fails))
 
 
@@ -274,7 +294,7 @@ def test_a_task_whose_time_is_up_after_the_final_dot_leaves_its_mail_in_doubt(
 ) -> None:
     server = faulty(Fault(stage="body", action="hang", commit=True), extra={"data_timeout": 60})
     store = Store() if has_store else None
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    ring_when(lambda: bool(server.committed))
     mail = kept(send(store, fails=ends_in))
     assert mail.counts[Outcome.UNKNOWN] == 2
     assert len(server.committed) == 1
@@ -286,8 +306,8 @@ def test_a_task_whose_time_is_up_after_the_final_dot_leaves_its_mail_in_doubt(
 
 
 def test_a_task_whose_time_is_up_before_the_final_dot_may_be_tried_again(faulty: Faulty, alarm: None) -> None:
-    faulty(Fault(stage="rcpt", action="hang"), extra={"timeout": 60})
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    server = faulty(Fault(stage="rcpt", action="hang"), extra={"timeout": 60})
+    ring_when(lambda: any(command.startswith("RCPT") for command in server.commands))
     assert kept(send(fails=TimeIsUp)).counts[Outcome.UNSENT] == 2
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from types import TracebackType
 from urllib.parse import quote
 
 import httpx
+
+from tests.peers.ports import free_port
 
 AIRFLOW_VERSION = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
 """Such as ``(3, 3)``; read from the metadata, because importing Airflow would write into a home."""
@@ -44,8 +45,7 @@ class AirflowSite:
         users: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
         self._environment = {**_clean_environment(), **_settings(home, dags, port, users), **(settings or {})}

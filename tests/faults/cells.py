@@ -96,7 +96,7 @@ class Cell:
             "auth_before_tls": speaks is Security.NONE,
             "users": {USER: PASSWORD},
         }
-        return FaultServer(**{**options, **self.server})
+        return FaultServer(**{**options, **self.server}, listens=self.listens)
 
 
 def cell(*faults: str, **fields: Any) -> Cell:

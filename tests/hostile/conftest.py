@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.airflow_home import leave_its_warnings_to_airflow
 from tests.hostile.inputs import RECIPIENT, SENDER, Input
 from tests.peers.fault_server import FaultServer
-
-HOME = tempfile.TemporaryDirectory(prefix="airflow-test-")
-if not Path(os.environ.get("AIRFLOW_HOME", "")).name.startswith("airflow-test-"):  # tests/airflow has set one up
-    os.environ.update(
-        {
-            "AIRFLOW_HOME": HOME.name,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME.name}/airflow.db",
-            "AIRFLOW__CORE__FERNET_KEY": b64encode(os.urandom(32), b"-_").decode(),
-            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{HOME.name}/logs",
-        }
-    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave Airflow's own warnings to Airflow; ours stay errors."""
-    for item in items:
-        if item.path == Path(__file__).parent / "test_hook_and_operator.py":
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error:::airflow_smtp_interface"))
+    leave_its_warnings_to_airflow(items, Path(__file__).parent / "test_hook_and_operator.py")
 
 
 @pytest.fixture

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import hypothesis
 import pytest
 import trustme
 
 from airflow_smtp_interface.mail.settings import Security, SmtpSettings
 from tests.peers.fault_server import Fault, FaultServer
+
+# A random seed or a slow moment of the machine shall not decide whether the tests pass.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ours")
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,34 @@ def test_an_address_written_out_is_read_back(local: str, domain: str, name: str)
     assert parse_address(f'"{quoted}" <{addr_spec(address)}>', field="to") == address
 
 
-@given(st.text(max_size=40))
+_PIECES = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b.c",
+            "jörg",
+            '"',
+            '"x y"',
+            "\\",
+            "@",
+            "@x.org",
+            "@[192.0.2.1]",
+            "@bücher.example",
+            "<",
+            ">",
+            ".",
+            ",",
+            " ",
+            "(",
+            "\r\n",
+            "\0",
+        ]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@given(_PIECES | st.text(max_size=40))
 def test_any_text_is_an_address_that_reads_back_or_an_invalid_one(text: str) -> None:
     try:
         (address,) = parse_addresses([text], field="to")

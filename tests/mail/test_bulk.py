@@ -297,7 +297,7 @@ def test_a_session_is_left_after_its_share_of_mails(serve: Serve, settings: Sett
     deliveries = list(send_all(settings(server, messages_per_connection=3), items(10), connections=1))
     assert all(delivery.complete for delivery in deliveries)
     assert server.connections == 4
-    time.sleep(0.1)
+    server.settle()
     assert server.commands.count("QUIT") == 4
 
 

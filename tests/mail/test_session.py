@@ -314,10 +314,8 @@ def test_a_refused_connection_is_tried_again_and_the_first_failure_is_told(
     assert server.connections == 3
 
 
-def test_nothing_listening_is_a_refused_connection(settings_for: SettingsFor) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    error = failure(settings_for(FaultServer(port=port)))
+def test_nothing_listening_is_a_refused_connection(serve: Serve, settings_for: SettingsFor) -> None:
+    error = failure(settings_for(serve(listens=False)))
     assert isinstance(error, TransientDeliveryError)
     assert "nothing listens on that port" in str(error)
 

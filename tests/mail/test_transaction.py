@@ -163,7 +163,7 @@ def test_a_connection_lost_before_the_final_dot_means_that_nobody_got_it(
     started = time.monotonic()
     big = [b"x" * 998 + b"\r\n"] * 10_000
     error = error_of(send(session, content=big))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3
     assert isinstance(error, TransientDeliveryError)
     assert error.delivery
     assert set(error.delivery.deferred) == set(ENVELOPE.recipients)
@@ -266,7 +266,7 @@ def test_if_before_end_raises_nobody_gets_the_mail(open_session: Open) -> None:
     with pytest.raises(KeyError):
         send(session, before_end=fail)
     assert session.sock is None
-    time.sleep(0.1)
+    server.settle()
     assert not server.committed
 
 
@@ -473,7 +473,7 @@ def test_who_leaves_in_the_middle_of_a_mail_does_not_send_it(open_session: Open)
     with pytest.raises(KeyError):
         list(deliver_all(session, two_and_a_break()))
     assert session.sock is None
-    time.sleep(0.1)
+    server.settle()
     assert not server.committed
 
 
@@ -502,7 +502,7 @@ def test_an_error_of_the_authors_own_within_the_content_ends_the_session(open_se
     with pytest.raises(KeyError):
         send(session, content=broken())
     assert session.sock is None
-    time.sleep(0.1)
+    server.settle()
     assert not server.committed
 
 

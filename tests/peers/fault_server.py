@@ -33,7 +33,7 @@ STAGES = (
 after its final dot."""
 
 DRIP_SECONDS = 0.1
-SLOW_SECONDS = 0.3
+SLOW_SECONDS = 0.1
 LATE_SECONDS = 1.0
 READ_SECONDS = 0.3
 MIDWAY_OCTETS = 100_000
@@ -54,7 +54,7 @@ ACTIONS: dict[str, Callable[[bytes], Iterable[bytes | float | str]]] = {
     "endless-lines": lambda good: [(good[:3] + b"-more\r\n") * 2000],
     "inject": lambda good: [good + b"250 injected\r\n"],
     "then-drop": lambda good: [good, _DROP],
-    "then-reset": lambda good: [good, READ_SECONDS, _RESET],  # a reset destroys what the client has not read yet
+    "then-reset": lambda good: [good, READ_SECONDS, _RESET],  # so that the client reads before it is told of the reset
     "40-lines": lambda good: [b"".join(good[:3] + b"-line %d\r\n" % number for number in range(39)), good],
     "slow": lambda good: [SLOW_SECONDS / 2, good[:6], SLOW_SECONDS / 2, good[6:]],
     "late": lambda good: [LATE_SECONDS, good],
@@ -175,6 +175,7 @@ class FaultServer:
     :param auth_under_tls: offered over TLS.
     :param users: logins that are accepted.
     :param max_recipients: further ones get 452.
+    :param listens: False keeps the port and refuses connections to it.
     """
 
     plan: list[Fault] = field(default_factory=list)
@@ -187,6 +188,7 @@ class FaultServer:
     auth_under_tls: bool = True
     users: dict[str, str] = field(default_factory=lambda: {"user": "secret"})
     max_recipients: int = 1000
+    listens: bool = True
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -199,12 +201,18 @@ class FaultServer:
 
     def __enter__(self) -> FaultServer:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        self._listener = socket.create_server((self.host, self.port), family=family)
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        # Without it a port that is bound only is not given to anybody else.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, self.listens)
+        self._listener.bind((self.host, self.port))
         self.port = self._listener.getsockname()[1]
         self._ended = threading.Event()
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._lock = threading.Lock()
+        if self.listens:
+            self._listener.listen(100)
+            threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,7 +221,7 @@ class FaultServer:
             self._listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake a waiting accept()
         self._listener.close()
         self.close_connections()  # each thread closes its own socket: an fd closed elsewhere is soon another cell's
-        self._join()
+        self._join(1)
 
     @property
     def copies(self) -> Counter[str]:
@@ -223,7 +231,7 @@ class FaultServer:
     def settle(self) -> None:
         """Wait until everything that the clients sent before they hung up has been read; end whatever hangs."""
         self._ended.set()
-        self._join()
+        self._join(5)
 
     def close_connections(self) -> None:
         """Hang up on every client, as a server does with idle ones."""
@@ -231,9 +239,11 @@ class FaultServer:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # TCP's, not TLS's
 
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join(1)
+    def _join(self, seconds: float) -> None:
+        with self._lock:
+            threads = [*self._threads]
+        for thread in threads:
+            thread.join(seconds)
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -243,9 +253,9 @@ class FaultServer:
                 return
             self.connections += 1
             self._open.append(sock)
-            thread = threading.Thread(target=_Conversation(self, sock).run, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            with self._lock:
+                self._threads.append(threading.Thread(target=_Conversation(self, sock).run, daemon=True))
+                self._threads[-1].start()
 
     def take(self, stage: str, address: str | None = None) -> Fault | None:
         """Return the fault that is due, and count it."""

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.peers.ports import free_port
+
 MESSAGE_SIZE_LIMIT = 1024 * 1024
 _QUEUES = ("maildrop", "incoming", "active", "deferred")  # in the order in which a mail goes through them
 
@@ -115,16 +117,19 @@ class Postfix:
         self._wait(lambda: not self._is_queued() and len(self.contents()) >= count, f"{count} mails", seconds)
         return self.mails()
 
-    def wait_until_idle(self, seconds: float = 5.0) -> None:
+    def wait_until_idle(self, seconds: float = 5.0, *, sessions: int = 0) -> None:
         """Wait until every client has gone and nothing is queued: no further mail can come then.
 
+        :param sessions: how many clients there have to have been, at least.
         :raises TimeoutError: with the log, if that does not happen in time.
         """
 
         def is_idle() -> bool:
             connects, disconnects = (self.log.count(f"]: {event} from ") for event in ("connect", "disconnect"))
-            return connects == disconnects and not self._is_queued()
+            return connects == disconnects >= sessions and not self._is_queued()
 
+        self._wait(is_idle, "idleness", seconds)
+        time.sleep(0.05)  # Postfix's log comes from a process of its own
         self._wait(is_idle, "idleness", seconds)
 
     def forget(self) -> None:
@@ -249,5 +254,7 @@ def _greylist(host: str) -> Iterator[int]:
 
 
 def _free_ports(host: str, count: int) -> list[int]:
-    with ExitStack() as stack:
-        return [stack.enter_context(socket.create_server((host, 0))).getsockname()[1] for _ in range(count)]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port(host))
+    return sorted(ports)

@@ -93,7 +93,7 @@ def error_of(delivery: Delivery) -> DeliveryError:
 
 def sessions(postfix: Postfix) -> list[str]:
     """What Postfix counted in each session, such as ``ehlo=2 starttls=1 quit=1 commands=4``."""
-    postfix.wait_until_idle()
+    postfix.wait_until_idle(sessions=1)
     return re.findall(r"disconnect from \S+ (.*)", postfix.log)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 from airflow_smtp_interface.viewer.message import ShownMessage
 from tests.peers.fault_server import Committed, Fault, FaultServer
+from tests.peers.ports import free_port
 from tests.scheduler.killed_dags import MAILS
 
 pytestmark = pytest.mark.scheduler
@@ -39,8 +39,7 @@ class Airflow:
 
     def __init__(self, home: Path, connections: dict[str, FaultServer]) -> None:
         self.home = home
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         extra = {"security": "none", "from": "me@x.org", "timeout": 300, "data_timeout": 300, "connect_attempts": 1}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
