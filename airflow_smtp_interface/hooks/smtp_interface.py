@@ -143,16 +143,6 @@ class SmtpInterfaceHook(BaseHook):
             message_id=email.message_id or "",
             before_end=before_end,
         )
-        self.log.info(
-            "Mail %s of %d octets through %s: %d accepted, %d refused, %d deferred, %d unknown",
-            delivery.message_id,
-            delivery.size,
-            settings.address,
-            len(delivery.accepted),
-            len(delivery.refused),
-            len(delivery.deferred),
-            len(delivery.unknown),
-        )
         if error := incomplete_error(delivery, where=settings.where):
             raise error
         return delivery

@@ -24,8 +24,7 @@ _NAME_LIMIT = 300  # leaves room in the line for quoting and the longest address
 _FOLD = "\r\n "
 _WORD = re.compile(r" *[^ ]+")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+)*")
-_FIELD_LINE = re.compile(rb"[!-9;-~]+:(?: [^\r\n\0]*)?")
-_FOLDED_LINE = re.compile(rb"[ \t][^\r\n\0]*[^ \t\r\n\0][^\r\n\0]*")
+_FIELD = re.compile(rb"[!-9;-~]+:(?: [^\r\n\0]*)?(?:\r\n[ \t]+[^ \t\r\n\0][^\r\n\0]*)*")
 
 
 def unstructured(name: str, text: str) -> str:
@@ -60,18 +59,15 @@ def block(fields: Iterable[str]) -> bytes:
 
     :raises InvalidEmail: if a line could be read as anything but what was meant.
     """
-    fields = list(fields)
-    lines = "\r\n".join(fields).encode().split(b"\r\n")
-    starts = 0
-    for line in lines:
-        starts += bool(_FIELD_LINE.fullmatch(line))
-        if len(line) > _LIMIT or not (_FIELD_LINE.fullmatch(line) or _FOLDED_LINE.fullmatch(line)):
+    finished = [field.encode() for field in fields]
+    for field in finished:
+        too_long = len(field) > _LIMIT and any(len(line) > _LIMIT for line in field.split(b"\r\n"))
+        if too_long or not _FIELD.fullmatch(field):
             raise InvalidEmail(
-                f"headers: the line {line[:200]!r} is not one that RFC 5322 allows; shorten or remove it"
+                f"headers: {field[:200]!r} would not arrive as one field of lines of at most {_LIMIT} octets "
+                "(RFC 5322); shorten it, and remove line breaks from it"
             )
-    if starts != len(fields):
-        raise InvalidEmail(f"headers: {len(fields)} fields would arrive as {starts}; remove line breaks from them")
-    return b"\r\n".join(lines) + b"\r\n"
+    return b"\r\n".join([*finished, b""])
 
 
 def _is_plain(text: str) -> bool:

@@ -176,17 +176,17 @@ class Email:
 
         :raises InvalidEmail: before :meth:`with_defaults`, if there is no sender or no recipient.
         """
-        complete = self.with_defaults(sender=None, to=())
-        sender = complete.sender
-        assert sender is not None  # with_defaults has seen to it
-        recipients = (*(complete.to or ()), *self.cc, *self.bcc)
+        sender = self.sender
+        if sender is None or not self.to:
+            return self.with_defaults(sender=None, to=()).envelope  # which says what is missing
+        recipients = (*self.to, *self.cc, *self.bcc)
         in_header = (sender, *recipients, *self.reply_to)
         utf8 = not all(address.username.isascii() for address in in_header)
         return Envelope(
             sender=addr_spec(sender),
             recipients=tuple(map(addr_spec, recipients)),
             utf8=utf8,
-            utf8_fields=complete._utf8_fields() if utf8 else "",
+            utf8_fields=self._utf8_fields() if utf8 else "",
         )
 
     def _utf8_fields(self) -> str:

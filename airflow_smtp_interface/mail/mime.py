@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import binascii
 import os
-import re
 import warnings
 from email.utils import format_datetime
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,6 @@ _LINE_OCTETS = 57  # as many octets as a line of 76 base64 characters holds
 _LINES = 1024  # lines in a chunk
 _CHUNK_OCTETS = _LINE_OCTETS * _LINES
 _CHUNK = Struct("76s" * _LINES)
-
-_LONE_CR = re.compile(rb"\r(?!\n)")
-_LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Content:
@@ -124,25 +121,39 @@ def _joined(parts: _Part) -> _Part:
 
 
 def _text(text: str, subtype: str) -> _Part:
-    octets = _LONE_LF.sub(b"\r\n", text.encode())
+    octets = _with_crlf(text.encode())
     encoding, encoded = ("7bit", octets) if _may_travel_as_it_is(octets) else _encode_text(octets)
-    fields = headers.block([f"Content-Type: text/{subtype}; charset=utf-8", f"Content-Transfer-Encoding: {encoding}"])
-    return [fields + b"\r\n" + encoded]
+    return [_text_fields(subtype, encoding) + encoded]
+
+
+@lru_cache
+def _text_fields(subtype: str, encoding: str) -> bytes:
+    fields = [f"Content-Type: text/{subtype}; charset=utf-8", f"Content-Transfer-Encoding: {encoding}"]
+    return headers.block(fields) + b"\r\n"
+
+
+def _with_crlf(octets: bytes) -> bytes:
+    """End lines with CRLF that end with LF; a lone CR stays what it is."""
+    return octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+def _has_lone_cr(octets: bytes) -> bool:
+    return octets.count(b"\r") > octets.count(b"\r\n")
 
 
 def _may_travel_as_it_is(octets: bytes) -> bool:
     """Whether text is ASCII without NUL, without a lone CR, in lines of at most 998 octets (RFC 5322 2.1.1)."""
-    if not octets.isascii() or b"\0" in octets or _LONE_CR.search(octets):
+    if not octets.isascii() or b"\0" in octets or _has_lone_cr(octets):
         return False
     return max(map(len, octets.split(b"\r\n"))) <= 998
 
 
 def _encode_text(octets: bytes) -> tuple[str, bytes]:
     """Choose the encoding that keeps the text exactly: base64 where a lone CR stands or little of it is ASCII."""
-    if _LONE_CR.search(octets) or sum(octet > 126 for octet in octets[:10_000]) * 6 > len(octets[:10_000]):
+    if _has_lone_cr(octets) or sum(octet > 126 for octet in octets[:10_000]) * 6 > len(octets[:10_000]):
         return "base64", b"".join(_base64_lines(octets))
     # Where the text has no line break, b2a_qp ends its soft ones with LF alone.
-    return "quoted-printable", _LONE_LF.sub(b"\r\n", binascii.b2a_qp(octets, istext=True))
+    return "quoted-printable", _with_crlf(binascii.b2a_qp(octets, istext=True))
 
 
 def _file(attachment: Attachment, disposition: str) -> _Part:

@@ -49,6 +49,8 @@ class ReplyReader:
         self._sock = sock
         self._secret = secret
         self._unread = bytearray()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def reply(self, seconds: float) -> tuple[int, bytes]:
         """Read one reply of any number of lines (RFC 5321 section 4.2.1).
@@ -79,6 +81,8 @@ class ReplyReader:
     def has_spoken(self) -> bool:
         """Whether the server has said something unasked, or has hung up. Never waits."""
         if not self._unread:
+            if not (self._poll.poll(0) or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending())):
+                return False  # a tenth of the time that asking by recv() takes
             try:
                 self._receive(0)
             except (BlockingIOError, ssl.SSLWantReadError):
@@ -127,7 +131,9 @@ def reply_of(code: int, text: bytes) -> Reply:
 
 def printable(text: bytes) -> str:
     """Return a server's words in one line, control characters escaped, cut where they are very long."""
-    words = " ".join(text.decode("utf-8", "backslashreplace").split("\n"))
+    words = text.decode("utf-8", "backslashreplace").replace("\n", " ")
+    if words.isprintable():
+        return words[:_MAX_REPLY_TEXT]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return shown[:_MAX_REPLY_TEXT]
 

@@ -112,6 +112,10 @@ class Attempt:
             delivery = hook.deliver(email, replace(envelope, recipients=left), before_end=partial(ledger.begin, left))
             self._sent.delivery = delivery
             ledger.record(delivery)
+            self._operator.log.info(
+                "Mail %s of %d octets through %s: all %d recipients accepted (%s)",
+                *(delivery.message_id, delivery.size, self._sent.server, len(delivery.accepted), delivery.reply),
+            )
         except DeliveryError as error:
             delivery = self._after_failure(error, ledger)
         except BaseException as error:  # such as the end of the task's execution_timeout

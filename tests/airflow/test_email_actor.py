@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def test_the_result_is_json_with_the_subject(inbox: Inbox) -> None:
         "size": len(mail.content),
         "subject": "Report Monday",
     }
+
+
+def test_the_log_counts_recipients_and_names_neither_them_nor_the_content(
+    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_task(mail_task(subject="secret subject", body="secret body", recipients="alice@x.org"))
+    said = capsys.readouterr().out
+    assert re.search(r"Mail <\w+@x.org> of \d+ octets through 127.0.0.1:\d+: all 1 recipients accepted", said)
+    assert "alice" not in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -270,3 +270,11 @@ def test_a_content_type_that_is_none_is_refused(content_type: str) -> None:
 def test_a_content_id_that_is_none_is_refused(content_id: str) -> None:
     with pytest.raises(InvalidEmail, match="has the content_id"):
         Attachment.from_bytes(b"", name="a.png", content_id=content_id)
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [({"sender": None}, "sender: none"), ({"recipients": None}, "recipients")]
+)
+def test_an_envelope_needs_a_sender_and_a_recipient(missing: dict[str, None], named: str) -> None:
+    with pytest.raises(InvalidEmail, match=f"^{named}"):
+        _ = compose(**missing).envelope

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_smtp_interface.mail.errors import Cause
 from airflow_smtp_interface.mail.wire import Broken, ReplyReader, dot_stuffed, start_tls
+from tests.mail.conftest import Certificates
 
 
 def test_no_socket_is_left_open_where_the_server_is_gone_before_the_handshake() -> None:
@@ -28,6 +29,24 @@ def test_no_socket_is_left_open_where_the_server_is_gone_before_the_handshake() 
         with pytest.raises(OSError, match="not connected"):
             start_tls(client, ssl.create_default_context(), host="localhost", seconds=5)
         assert client.fileno() == -1
+
+
+def test_what_tls_says_for_itself_is_no_word_of_the_server(certificates: Certificates) -> None:
+    near, far = socket.socketpair()
+    context = ssl.create_default_context(cadata=certificates.pem)
+    server = certificates.server()
+    peers: list[ssl.SSLSocket] = []
+    thread = threading.Thread(target=lambda: peers.append(server.wrap_socket(far, server_side=True)))
+    thread.start()
+    with context.wrap_socket(near, server_hostname="localhost") as client:
+        thread.join(5)
+        assert select.select([client], [], [], 5)[0], "TLS 1.3 sends session tickets after the handshake"
+        reader = ReplyReader(client)
+        assert not reader.has_spoken()
+        peers[0].sendall(b"421 bye\r\n")
+        select.select([client], [], [], 5)
+        assert reader.has_spoken()
+        peers[0].close()
 
 
 @pytest.fixture
