@@ -19,7 +19,7 @@ from airflow_smtp_interface.mail.commands import mail_from
 from airflow_smtp_interface.mail.delivery import Reply
 from airflow_smtp_interface.mail.errors import Cause, DeliveryError, MailError, Stage, delivery_error, remedy
 from airflow_smtp_interface.mail.session import SmtpSession
-from airflow_smtp_interface.mail.settings import tls_context
+from airflow_smtp_interface.mail.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -209,8 +209,8 @@ class _Walk:
     def _other_host(self) -> str:
         """Return the names in a mail server's certificate, over a connection of its own: a failed one has none."""
         settings = replace(self._settings, user=None, password=None)
-        context = tls_context(ca_certificate=settings.ca_certificate, verify=True, check_name=False)
-        with SmtpSession(settings, deadline=self._deadline, context=context) as session:
+        trust = Trust(ca_certificate=settings.ca_certificate, verify=True, check_name=False)
+        with SmtpSession(settings, deadline=self._deadline, trust=trust) as session:
             try:
                 session.open()
             except DeliveryError as error:

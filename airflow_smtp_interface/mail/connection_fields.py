@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from airflow_smtp_interface.mail.addresses import addr_spec, ascii_domain, parse_address, parse_addresses
 from airflow_smtp_interface.mail.errors import InvalidSettings
-from airflow_smtp_interface.mail.settings import ConnectionLike, Pipelining, Security, SmtpSettings, tls_context
+from airflow_smtp_interface.mail.settings import ConnectionLike, Pipelining, Security, SmtpSettings
+from airflow_smtp_interface.mail.tls import tls_context
 from airflow_smtp_interface.mail.values import parse_bool, parse_count, parse_seconds, rendered_collection
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _parse_certificate(value: object) -> str:
         lambda match: f"{match[1]}\n{textwrap.fill(match[2].replace(' ', ''), 64)}\n{match[3]}\n", _parse_text(value)
     )
     try:
-        tls_context(ca_certificate=text, verify=True)
+        tls_context(ca_certificate=text, verify=True, check_name=True)
     except (ssl.SSLError, TypeError):  # TypeError: not even ASCII
         raise ValueError("holds no PEM certificate; paste it with its BEGIN and END lines") from None
     return text

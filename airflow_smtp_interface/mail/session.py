@@ -7,7 +7,6 @@ import smtplib
 import socket
 import ssl
 from contextlib import contextmanager, suppress
-from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,9 @@ from airflow_smtp_interface.mail.errors import (
     delivery_error,
 )
 from airflow_smtp_interface.mail.login import log_in, secret_of
-from airflow_smtp_interface.mail.settings import Pipelining, Security, tls_context
-from airflow_smtp_interface.mail.wire import HIDDEN, Broken, ReplyReader, reply_of, start_tls
+from airflow_smtp_interface.mail.settings import Pipelining, Security
+from airflow_smtp_interface.mail.tls import Trust, start_tls, tls_context
+from airflow_smtp_interface.mail.wire import HIDDEN, Broken, ReplyReader, reply_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +45,10 @@ class SmtpSession(smtplib.SMTP):
 
     :param settings: where to connect to, and how.
     :param deadline: the moment, by ``time.monotonic()``, after which nothing is waited for; None means no such moment.
-    :param context: for TLS; by default the one that the settings ask for.
+    :param trust: whom to trust; by default whom the settings say.
     """
 
-    def __init__(
-        self, settings: SmtpSettings, *, deadline: float | None = None, context: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, settings: SmtpSettings, *, deadline: float | None = None, trust: Trust | None = None) -> None:
         # A local_hostname, even an empty one, keeps smtplib from looking up this machine's own name.
         super().__init__(local_hostname=settings.local_hostname or "", timeout=settings.timeout)
         self.settings = settings
@@ -58,8 +56,7 @@ class SmtpSession(smtplib.SMTP):
         self.mechanism: str | None = None
         self.mails = 0  # begun over this session; kept by whoever sends many
         self._deadline = deadline
-        self._context = context
-        self._reading_certificates: Thread | None = None
+        self._trust = trust or Trust(ca_certificate=settings.ca_certificate, verify=settings.verify_certificate)
         self._secret = secret_of(settings)
         self._reader: ReplyReader | None = None
         self._last_used = monotonic()
@@ -92,8 +89,7 @@ class SmtpSession(smtplib.SMTP):
         :raises DeliveryError: naming the stage, the cause and the remedy. The connection is closed then.
         """
         if self.settings.security is not Security.NONE:
-            self._reading_certificates = Thread(target=self._read_certificates, daemon=True)
-            self._reading_certificates.start()
+            self._trust.begin()
         try:
             with self._stage(Stage.CONNECT):
                 self._greet()
@@ -184,7 +180,7 @@ class SmtpSession(smtplib.SMTP):
         if self.has_spoken() and self._reader and self._reader.unread:
             raise Problem(Cause.TLS_INJECTED)
         try:
-            self._secure(context or self._tls_context())
+            self._secure(context or self._trust.context())
         except ssl.SSLError as error:
             if cause_of(error, Stage.TLS)[0] is Cause.TLS_TO_PLAIN_PORT:
                 raise Problem(Cause.TLS_INJECTED, detail=str(error)) from error
@@ -254,7 +250,7 @@ class SmtpSession(smtplib.SMTP):
         self._reader = ReplyReader(self.sock, secret=self._secret)
         if settings.tls_from_start:
             with self._stage(Stage.TLS):
-                self._secure(self._tls_context())
+                self._secure(self._trust.context())
         greeting = self._greeting()
         if greeting.code != 220:
             raise Problem(Cause.REPLY if greeting.is_negative else Cause.ODD_REPLY, greeting)
@@ -280,7 +276,7 @@ class SmtpSession(smtplib.SMTP):
         sock, self.sock = self.sock, None
         assert sock is not None
         try:
-            context = tls_context(ca_certificate=None, verify=False)
+            context = tls_context(ca_certificate=None, verify=False, check_name=False)
             start_tls(sock, context, host=self.settings.host, seconds=seconds).close()
         except OSError:
             return False
@@ -293,20 +289,6 @@ class SmtpSession(smtplib.SMTP):
         if code != 250:
             raise Problem(Cause.REPLY, reply_of(code, text))
         self.speaks_smtp = True
-
-    def _read_certificates(self) -> None:
-        """Read the trusted certificates while the network is waited for: there are hundreds, which takes 20 ms."""
-        with suppress(ssl.SSLError):  # raised again where they are needed
-            self._make_context()
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._reading_certificates:
-            self._reading_certificates.join()
-        return self._make_context()
-
-    def _make_context(self) -> ssl.SSLContext:
-        settings = self.settings
-        return self._context or tls_context(ca_certificate=settings.ca_certificate, verify=settings.verify_certificate)
 
     def _secure(self, context: ssl.SSLContext) -> None:
         assert self.sock is not None

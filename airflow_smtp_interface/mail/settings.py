@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_smtp_interface.mail.errors import InterfaceInactive, RecipientNotAllowed
@@ -160,25 +158,6 @@ class SmtpSettings:
                 f"recipients: {', '.join(outside)} not among the Allowed recipients of connection {self.name!r} "
                 f"({', '.join(self.allowed_recipients)}); nothing was sent. Add them there, or write to others"
             )
-
-
-@lru_cache(maxsize=8)
-def tls_context(*, ca_certificate: str | None, verify: bool, check_name: bool = True) -> ssl.SSLContext:
-    """Return the context for connections: TLS 1.2 or newer, host name and certificate checked.
-
-    :param ca_certificate: PEM certificates trusted besides the system's.
-    :param verify: off accepts any certificate of any host.
-    :param check_name: off accepts a trusted certificate of any host.
-    :raises ssl.SSLError: if there is no certificate in ``ca_certificate``.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_certificate:
-        context.load_verify_locations(cadata=ca_certificate)
-    context.check_hostname = verify and check_name
-    if not verify:
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _at_domain(address: str) -> str:

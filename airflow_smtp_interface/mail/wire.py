@@ -154,37 +154,3 @@ def dot_stuffed(content: Iterable[bytes]) -> Iterator[bytes]:
         at_start, last = chunk.endswith(b"\n"), chunk[-1:]
     if last != b"\n":
         yield b"\r\n"
-
-
-def start_tls(sock: socket.socket, context: ssl.SSLContext, *, host: str, seconds: float) -> ssl.SSLSocket:
-    """Do the TLS handshake on a connected socket.
-
-    :param seconds: until it must be finished; a dripping server cannot stretch it.
-    :raises OSError: if it fails; the socket is closed then.
-    """
-    deadline = monotonic() + seconds
-    try:
-        sock.getpeername()  # CPython leaks the socket if wrap_socket() finds that the server is gone
-        secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    except BaseException:
-        sock.close()
-        raise
-    secure.settimeout(0)
-    try:
-        while True:
-            try:
-                secure.do_handshake()
-                return secure
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wants:
-                _wait(secure, select.POLLIN if isinstance(wants, ssl.SSLWantReadError) else select.POLLOUT, deadline)
-    except BaseException:
-        secure.close()
-        raise
-
-
-def _wait(sock: socket.socket, event: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(sock, event)
-    left = deadline - monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise TimeoutError("the TLS handshake was not finished in time")

@@ -15,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_smtp_interface.mail.errors import Cause
-from airflow_smtp_interface.mail.wire import Broken, ReplyReader, dot_stuffed, start_tls
+from airflow_smtp_interface.mail.tls import start_tls
+from airflow_smtp_interface.mail.wire import Broken, ReplyReader, dot_stuffed
 from tests.mail.conftest import Certificates
 
 
