@@ -197,7 +197,10 @@ def _size(source: StoredFile) -> int:
             return source.stat().st_size
         found = "is not a regular file" if source.stat() else ""
     except Exception as error:  # a store's library may raise anything
-        raise _unreadable(shown, error, lasting=_is_local(source) or isinstance(error, _LASTING)) from error
+        out_of_reach = isinstance(error, (ConnectionError, TimeoutError))  # as on a network's file system
+        raise _unreadable(
+            shown, error, lasting=isinstance(error, _LASTING) or (_is_local(source) and not out_of_reach)
+        ) from error
     raise InvalidEmail(f"attachments: {shown!r} {found}; give the path of an existing file")
 
 

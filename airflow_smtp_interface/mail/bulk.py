@@ -33,7 +33,7 @@ class _Job:
 
     item: Item
     delivery: Delivery | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     tries: int = 0
     is_first: bool = False  # of its session
 
@@ -58,7 +58,8 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
         raise ValueError(f"connections: {connections} is not between 1 and {MAX_CONNECTIONS}")
     pool = _Pool(settings, connections)
     window: deque[_Job] = deque()
-    intake, failure = iter(items), None
+    intake = iter(items)
+    failure: BaseException | None = None
     try:
         while True:
             taken = 0
@@ -87,7 +88,7 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
         _log_the_rest(window)
 
 
-def _deferred(item: Item, error: Exception | None) -> Delivery:
+def _deferred(item: Item, error: BaseException | None) -> Delivery:
     """Say that nobody has a mail, for a reason that is not the server's word on it."""
     reason = error if isinstance(error, DeliveryError) else None
     failure = Failure(
@@ -135,7 +136,7 @@ class _Pool:
         self._closing = threading.Event()
         self._idle = 0
         self._alive = 0
-        self._failure: Exception | None = None  # why no session can be opened any more
+        self._failure: BaseException | None = None  # why no session can be opened any more
         self._threads: list[threading.Thread] = []
         self._pace = _Pace(settings.messages_per_minute)
 
@@ -148,12 +149,21 @@ class _Pool:
                 return job
             self._jobs.append(job)
             if self._idle < len(self._jobs) and len(self._threads) < self._connections:
-                self._alive += 1
-                self._threads.append(threading.Thread(target=self._work, name="smtp-interface", daemon=True))
-                self._threads[-1].start()
+                self._begin_thread()
             elif self._idle:
                 self._offered.notify()
         return job
+
+    def _begin_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name="smtp-interface", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no more of them
+            if not self._alive:
+                raise
+        else:
+            self._threads.append(thread)
+            self._alive += 1
 
     def wait_for(self, job: _Job, *, later: Sequence[_Job]) -> None:
         """Return when a mail has a result.
@@ -189,7 +199,7 @@ class _Pool:
                 again.extendleft(reversed(self._run(session, first, again)))
                 if session.sock and self._is_worn(session):
                     session.leave()
-        except Exception as error:  # noqa: BLE001 whatever it is, nobody may wait for these mails for ever
+        except BaseException as error:  # noqa: BLE001 whatever it is, nobody may wait for these mails for ever
             self._give_up(error, [*([first] if first else []), *again])
         finally:
             if session:
@@ -201,25 +211,9 @@ class _Pool:
         :return: those that have to be sent over another session.
         """
         under_way: deque[_Job] = deque()
-
-        def items() -> Iterator[Item | None]:
-            job: _Job | None = first
-            while True:
-                if under_way and (job is None or self._pace.is_full()):
-                    yield None  # the mail under way is not held back while nothing follows it
-                if job is None or not self._pace.wait(self._closing):
-                    return
-                under_way.append(job)
-                job.is_first = session.mails == 0
-                session.mails += 1
-                yield job.item
-                job = None
-                if not self._is_worn(session):
-                    job = again.popleft() if again else self._take(wait=False)
-
         retry: list[_Job] = []
         try:
-            for delivery in deliver_all(session, items()):
+            for delivery in deliver_all(session, self._mails(session, first, again, under_way)):
                 job = under_way.popleft()
                 job.tries += 1
                 if job.tries == 1 and _may_go_over_another_session(delivery, fresh=job.is_first):
@@ -227,11 +221,32 @@ class _Pool:
                     session.close()
                 else:
                     self._finish(job, delivery)
-        except Exception as error:  # noqa: BLE001 whatever the content's own code raises belongs to its mail
+        except BaseException as error:  # noqa: BLE001 whatever the content's own code raises belongs to its mail
             session.close()
             for job in under_way:
                 self._finish(job, _deferred(job.item, error))
         return retry
+
+    def _mails(
+        self, session: SmtpSession, first: _Job, again: deque[_Job], under_way: deque[_Job]
+    ) -> Iterator[Item | None]:
+        """Yield what goes over a session, in a row; None where the next mail has to be waited for."""
+        job: _Job | None = first
+        while True:
+            if under_way and (job is None or self._pace.is_full()):
+                if job:
+                    again.appendleft(job)  # nobody has begun it, and the session may end meanwhile
+                yield None  # the mail under way is not held back while nothing follows it
+                job = again.popleft() if job else None
+            if job is None or not self._pace.wait(self._closing):
+                return
+            under_way.append(job)
+            job.is_first = session.mails == 0
+            session.mails += 1
+            yield job.item
+            job = None
+            if not self._is_worn(session):
+                job = again.popleft() if again else self._take(wait=False)
 
     def _is_worn(self, session: SmtpSession) -> bool:
         share = self._settings.messages_per_connection
@@ -252,7 +267,7 @@ class _Pool:
             if job is self._awaited:
                 self._answered.notify()
 
-    def _give_up(self, error: Exception, jobs: list[_Job]) -> None:
+    def _give_up(self, error: BaseException, jobs: list[_Job]) -> None:
         """Leave the mails to the other threads; if there is none, no session can be opened for anybody."""
         with self._lock:
             self._jobs.extendleft(reversed(jobs))

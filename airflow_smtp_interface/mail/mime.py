@@ -213,6 +213,7 @@ def _base64_lines(octets: bytes) -> Iterator[bytes]:
 def text_of_html(html: str) -> str:
     """Make the plain-text alternative of an HTML body, with its links and tables."""
     import bs4
+    import bs4.builder
     import markdownify  # BeautifulSoup and its parsers: needed by HTML mails without a text of their own only
 
     class Converter(markdownify.MarkdownConverter):
@@ -223,7 +224,7 @@ def text_of_html(html: str) -> str:
         warnings.simplefilter("ignore")  # BeautifulSoup wonders about bodies that look like a URL or XML
         try:
             soup = bs4.BeautifulSoup(html, "html.parser")
-        except bs4.exceptions.ParserRejectedMarkup:  # html.parser gives up at a marked section that it does not know
+        except bs4.builder.ParserRejectedMarkup:  # html.parser gives up at a marked section that it does not know
             soup = bs4.BeautifulSoup(html.replace("<![", "&lt;!["), "html.parser")
         try:
             converter = Converter(escape_asterisks=False, escape_underscores=False, heading_style="ATX")

@@ -45,8 +45,10 @@ class Trust:
 
     def begin(self) -> None:
         """Begin to read."""
-        self._reading = Thread(target=self._read, daemon=True)
-        self._reading.start()
+        reading = Thread(target=self._read, daemon=True)
+        with suppress(RuntimeError):  # the machine has no more threads: then it is read when it is needed
+            reading.start()
+            self._reading = reading
 
     def context(self) -> ssl.SSLContext:
         """Return the context.

@@ -44,7 +44,9 @@ def parse_seconds(value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 < seconds <= _WEEK:
-        raise ValueError(f"{value!r} is not a number of seconds up to {_WEEK}, a week; write one such as 30 or 2.5")
+        raise ValueError(
+            f"{value!r} is not a positive number of seconds up to {_WEEK}, a week; write one such as 30 or 2.5"
+        )
     return seconds
 
 
@@ -110,4 +112,6 @@ def encodable(text: object, *, field: str) -> str:
 
 
 def _not_text(value: object, field: str) -> str:
-    return f"{field}: {value!r} is {type(value).__name__}, not text; pass str({field}) or a template that gives text"
+    return (
+        f"{field}: {value!r} is {type(value).__name__}, not text; wrap it in str(), or pass a template that gives text"
+    )

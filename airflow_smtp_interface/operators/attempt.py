@@ -68,7 +68,7 @@ class Attempt:
                 raise AirflowFailException(f"{str(error) or type(error).__name__} {known}") from error
             raise
         finally:
-            _stop_the_clock()
+            self._stop_the_clock()
             self._sent.keep(self._context.get("ti"), what=kept)
 
     def _run(self) -> dict[str, object]:
@@ -125,7 +125,7 @@ class Attempt:
                 raise AirflowFailException(str(doubt)) from error
             raise
         finally:
-            _stop_the_clock()
+            self._stop_the_clock()
         return self._result(delivery, ledger)
 
     def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
@@ -161,6 +161,14 @@ class Attempt:
                 self._operator.log.warning("%s Ended green all the same (on_refused).", error)
                 return delivery
         raise error
+
+    def _stop_the_clock(self) -> None:
+        """Let the task's ``execution_timeout`` run out unnoticed: what became of the mail is decided.
+
+        Its time-out would take the place of a success or of an error that forbids a retry, and the mail be sent again.
+        """
+        if self._context.get("ti") is not None and threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _lost_by_a_retry(self) -> str:
         """Say who has the mail, if Airflow has no store: a retry would know nothing of them and mail them again."""
@@ -228,15 +236,6 @@ class Attempt:
             yield Attachment.from_bytes(operator.attachment, name=name)
         else:
             yield Attachment.from_text(operator.attachment, name=name)
-
-
-def _stop_the_clock() -> None:
-    """Let the task's ``execution_timeout`` run out unnoticed: what became of the mail is decided.
-
-    Its time-out would take the place of a success or of an error that forbids a retry, and the mail be sent again.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _message_id(context: Context, domain: str) -> str | None:

@@ -159,7 +159,7 @@ def _typed(field: str, value: Any, kind: type, remedy: str) -> Any:
 
 
 def _kept(several: Any) -> Any:
-    """Keep several values for every try, and in the same order each time that the Dag is parsed."""
+    """Keep several values for every try of a task that is not mapped, and in one order however often it is parsed."""
     if isinstance(several, (set, frozenset)):
         return sorted(several, key=str)
     return list(several) if isinstance(several, Iterator) else several

@@ -11,7 +11,7 @@ from email.utils import format_datetime
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
-from airflow_smtp_interface.mail.addresses import addr_spec
+from airflow_smtp_interface.mail.addresses import addr_spec, without_case
 from airflow_smtp_interface.mail.delivery import Reply
 from airflow_smtp_interface.mail.errors import InvalidEmail, InvalidSettings
 from airflow_smtp_interface.mail.mime import header_block
@@ -110,8 +110,9 @@ class Sent:
                 failures = getattr(self.delivery, outcome.value)
                 outcomes |= {address: (outcome, str(failure)) for address, failure in failures.items()}
             outcomes |= dict.fromkeys(self.delivery.accepted, (Outcome.ACCEPTED, str(self.delivery.reply or "")))
+        known = {without_case(address): outcome for address, outcome in outcomes.items()}
         for address in email.envelope.recipients:
-            outcome, words = outcomes.get(address, (Outcome.UNSENT, ""))
+            outcome, words = known.get(without_case(address), (Outcome.UNSENT, ""))
             yield ShownRecipient(address=address, outcome=outcome, words=words[:_SHOWN_WORDS])
 
     def _earlier_queue_id(self) -> str:
@@ -190,9 +191,10 @@ def _mask_html(html: str) -> str:
     whole = unescape(html)
     if _mask(whole) == whole:
         return html
-    return "".join(
-        _mask_tag(piece) if piece[:1] == "<" else _mask_text(piece) for piece in re.split(r"(<[^>]*>)", html)
-    )
+    pieces = re.split(r"(<[^>]*>)", html)
+    masked = "".join(_mask_tag(piece) if piece[:1] == "<" else _mask_text(piece) for piece in pieces)
+    # A secret that lies across two pieces costs all tags.
+    return masked if _mask(unescape(masked)) == unescape(masked) else escape(_mask(whole))
 
 
 def _mask_tag(tag: str) -> str:

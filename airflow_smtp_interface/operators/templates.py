@@ -62,7 +62,7 @@ class RenderedTexts(BaseOperator):
             return
         for field in template_fields:
             value = getattr(self, field)
-            given = value is not None or self._is_expanded(field)
+            given = value is not None or (field in _DEFAULTS and self._is_expanded(field, context))
             text_environment = self._text_environment(field, value)
             if field == "attachments":
                 render = partial(self.render_template, context=context, seen_oids=seen_oids)
@@ -74,12 +74,15 @@ class RenderedTexts(BaseOperator):
             if given and field in _DEFAULTS and getattr(self, field) is None:
                 raise AirflowFailException(f"{field}: was given, but came to None, and {_DEFAULTS[field]}")
 
-    def _is_expanded(self, field: str) -> bool:
-        """Whether a mapped task was given the field by ``expand``, be it None."""
+    def _is_expanded(self, field: str, context: Context) -> bool:
+        """Whether a mapped task was given the field by ``expand`` or ``expand_kwargs``, be it None."""
         dag = self.get_dag()
-        partial_kwargs = getattr(dag.task_dict.get(self.task_id), "partial_kwargs", None) if dag else None
+        mapped: Any = dag.task_dict.get(self.task_id) if dag else None
         given: Mapping[str, object] = getattr(self, "_BaseOperator__init_kwargs", {})  # kept by Airflow
-        return partial_kwargs is not None and field in given and field not in partial_kwargs
+        if field not in given or not hasattr(mapped, "_get_specified_expand_input"):
+            return False
+        expanded, _ = mapped._get_specified_expand_input().resolve(context)
+        return field in expanded
 
     def _text_environment(self, field: str, value: object) -> jinja2.Environment:
         """Return an environment that renders text: a native one makes the body ``1`` a number and escapes nothing."""

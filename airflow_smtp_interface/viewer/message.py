@@ -124,15 +124,17 @@ class ShownMessage:
                 "attachments": tuple(ShownAttachment(**each) for each in record.get("attachments", ())),
                 "headers": tuple((str(name), str(value)) for name, value in record.get("headers", ())),
                 **{name: tuple(map(str, record.get(name, ()))) for name in ("to", "cc", "bcc", "reply_to", "cut")},
-                "unlisted": {Outcome(each): int(count) for each, count in record.get("unlisted", {}).items()},
+                "unlisted": {Outcome(each): count for each, count in record.get("unlisted", {}).items()},
                 "bodies_kept": bool(record["bodies_kept"]),
             }
             message = cls(**values)
-            numbers = [message.size, *(each.size for each in message.attachments)]
+            numbers = [message.size, *message.unlisted.values(), *(each.size for each in message.attachments)]
             texts = [getattr(message, name) for name in _TEXTS] + [message.html or "", message.text or ""]
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not the record of a mail: {error}") from error
-        if not (all(isinstance(each, int) for each in numbers) and all(isinstance(each, str) for each in texts)):
+        if not (
+            all(type(each) is int and each >= 0 for each in numbers) and all(isinstance(each, str) for each in texts)
+        ):
             raise ValueError("not the record of a mail: a field is of another type")
         return message
 

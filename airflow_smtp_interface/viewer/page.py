@@ -22,8 +22,8 @@ _TELLTALES = re.compile(
 )
 
 # Links open in a new window, which the sandbox forbids; in this frame an error would take the place of the mail.
-_TAG = re.compile(r"<[a-z][^>]*>", re.IGNORECASE)
-_TARGET = re.compile(r"\btarget(?=\s*=)", re.IGNORECASE)
+_TAG = re.compile(r"<[a-z][^>]*>?", re.IGNORECASE)
+_TARGET = re.compile(r"""("[^"]*"|'[^']*')|(?<=[\s/"'])target(?=\s*=)""", re.IGNORECASE)
 
 
 class Page(NamedTuple):
@@ -83,7 +83,7 @@ def _inner_document(html: str, *, remote_images: bool) -> str:
         '<!doctype html><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<base target="_blank"><style>body { background: #fff; color: #000; font-family: sans-serif }</style>'
-        + _TAG.sub(lambda tag: _TARGET.sub("x-target", tag[0]), _TELLTALES.sub(r"\1x-", html))
+        + _TAG.sub(lambda tag: _TARGET.sub(lambda match: match[1] or "x-target", tag[0]), _TELLTALES.sub(r"\1x-", html))
     )
 
 

@@ -203,6 +203,13 @@ def test_a_template_that_renders_to_none_as_a_native_object_does_not_mail_the_de
     assert server.connections == 0
 
 
+class OnCall(EmailActorOperator):
+    """Hands its recipients on, whatever they are."""
+
+    def __init__(self, *, recipients: str | None = None, **fields: Any) -> None:
+        super().__init__(recipients=recipients, **fields)
+
+
 def test_a_mapped_task_does_not_mail_the_default_list_for_a_none(inbox: Inbox) -> None:
     with DAG("owners", schedule=None) as dag:
 
@@ -212,14 +219,20 @@ def test_a_mapped_task_does_not_mail_the_default_list_for_a_none(inbox: Inbox) -
 
         EmailActorOperator.partial(task_id="mail", subject="s", body="b").expand(recipients=owners())
         EmailActorOperator.partial(task_id="usual", subject="s").expand(body=["b"])
+        OnCall.partial(task_id="on_call", subject="s").expand(body=["b"])
+        EmailActorOperator.partial(task_id="overridden", subject="s", body="b", recipients="p@x.org").expand_kwargs(
+            [{"recipients": None}], strict=False
+        )
     states = {(each.task_id, each.map_index): str(each.state) for each in run_dag(dag).get_task_instances()}
     assert states == {
         ("owners", -1): "success",
         ("mail", 0): "success",
         ("mail", 1): "failed",
         ("usual", 0): "success",
+        ("on_call", 0): "success",
+        ("overridden", 0): "failed",
     }
-    assert sorted(mail.recipients for mail in inbox.mails) == [("a@x.org",), ("default@x.org",)]
+    assert sorted(mail.recipients for mail in inbox.mails) == [("a@x.org",), ("default@x.org",), ("default@x.org",)]
 
 
 @pytest.mark.parametrize("text", ["[]", "()", "{}", " [ ] "])

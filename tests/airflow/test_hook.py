@@ -221,7 +221,7 @@ def test_the_connection_test_says_what_is_wrong(faulty: Faulty, monkeypatch: pyt
     assert "535 5.7.8" in text
     assert "hunter2" not in text
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_INTERFACE_DEFAULT", "smtp-interface://host/?timeout=x")
-    assert "timeout: 'x' is not a number of seconds" in SmtpInterfaceHook().test_connection()[1]
+    assert "timeout: 'x' is not a positive number of seconds" in SmtpInterfaceHook().test_connection()[1]
 
 
 def emails(count: int) -> list[Email]:

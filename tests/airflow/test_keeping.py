@@ -328,6 +328,12 @@ def test_a_secret_that_a_template_escaped_is_masked_and_its_surroundings_are_not
     assert mail.html == """<p title="***">1 &lt; 2</p><b>***</b><a href='x?***'>é</a>"""
 
 
+def test_a_secret_that_lies_across_a_tags_end_costs_the_tags(inbox: Inbox) -> None:
+    mask_secret("abc&def>ghi")
+    html = kept(send(is_html=True, body='<p title="abc&amp;def>ghi">x</p>')).html
+    assert html == "&lt;p title=&quot;***&quot;&gt;x&lt;/p&gt;"
+
+
 def test_a_secret_that_is_a_word_of_the_record_does_not_break_it(inbox: Inbox) -> None:
     mask_secret("accepted")
     assert kept(send()).counts[Outcome.ACCEPTED] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import logging
@@ -280,15 +281,18 @@ def test_what_the_authors_iterable_raises_comes_after_the_results_before_it(
         next(results)
 
 
-def test_what_the_contents_own_code_raises_is_its_mails_result(serve: Serve, settings: SettingsFor) -> None:
+@pytest.mark.parametrize("raised", [KeyError("no such object"), asyncio.CancelledError(), SystemExit(1)], ids=repr)
+def test_what_the_contents_own_code_raises_is_its_mails_result(
+    serve: Serve, settings: SettingsFor, raised: BaseException
+) -> None:
     def content() -> Iterator[bytes]:
         yield b"Subject: 1\r\n"
-        raise KeyError("no such object")
+        raise raised
 
     server = serve()
     results = list(send_all(settings(server), [item(0), item(1, content=content()), item(2)], connections=1))
     assert [delivery.complete for delivery in results] == [True, False, True]
-    assert [str(failure) for failure in results[1].deferred.values()] == ["KeyError: 'no such object'"]
+    assert [str(failure) for failure in results[1].deferred.values()] == [f"{type(raised).__name__}: {raised}"]
     assert committed(server) == [0, 2]
 
 
@@ -316,6 +320,34 @@ def test_no_minute_sees_more_mails_than_allowed(
     monkeypatch.setattr(bulk, "monotonic", lambda: next(clock))
     assert all(pace.wait(Event()) for _ in range(5))
     assert waits == [45, 40], "the fourth waits for the first of 0 s to be a minute old at 15 s, and so on"
+
+
+def test_a_session_that_ends_while_the_minute_is_full_loses_no_mail(
+    serve: Serve, settings: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk._Pace, "is_full", lambda self: True)
+    monkeypatch.setattr(bulk._Pace, "wait", lambda self, closing: True)
+    server = serve(Fault(stage="body", action="drop", times=1))
+    first, second, third = send_all(settings(server), items(3), connections=1)
+    assert (bool(first.unknown), second.complete, third.complete) == (True, True, True)
+
+
+def test_with_fewer_threads_than_connections_all_mails_go_out_all_the_same(
+    serve: Serve, settings: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begun = threading.Thread.start, []
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name == "smtp-interface":
+            if begun:
+                raise RuntimeError("can't start new thread")
+            begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    assert all(delivery.complete for delivery in send_all(settings(serve()), items(50), connections=3))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(send_all(settings(serve()), items(2), connections=3))
 
 
 def test_closing_early_brings_mails_under_way_to_their_end_and_logs_the_rest(

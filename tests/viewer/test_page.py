@@ -60,6 +60,10 @@ def test_a_record_is_json_and_reads_back_the_same() -> None:
         {"bodies_kept": True, "subject": 5},
         {"bodies_kept": True, "html": 5},
         {"bodies_kept": True, "size": "big"},
+        {"bodies_kept": True, "unlisted": {"accepted": float("inf")}},
+        {"bodies_kept": True, "unlisted": {"accepted": -5}},
+        {"bodies_kept": True, "unlisted": {"lost": 1}},
+        {"bodies_kept": True, "unlisted": [5]},
         {"bodies_kept": True, "attachments": [{"name": "a", "size": None, "content_type": "b"}]},
     ],
 )
@@ -165,11 +169,11 @@ def test_recipients_that_are_not_listed_are_counted() -> None:
 
 
 def test_a_link_with_a_target_of_its_own_opens_nowhere_either() -> None:
-    html = "<a href=x TARGET = _self>target=x</a><svg><a target='_top'>"
-    assert (
-        "&lt;a href=x x-target = _self&gt;target=x&lt;/a&gt;&lt;svg&gt;&lt;a x-target="
-        in mail_page(replace(MAIL, html=html)).html
-    )
+    html = "<a href=x TARGET = _self>target=x</a><svg><a title='target=1'target='_top' href='?target=home'>"
+    shown = mail_page(replace(MAIL, html=html)).html
+    assert "&lt;a href=x x-target = _self&gt;target=x&lt;/a&gt;" in shown
+    assert "&lt;a title=&#39;target=1&#39;x-target=" in shown
+    assert "href=&#39;?target=home&#39;" in shown
 
 
 def test_bodies_that_are_not_kept_or_cut_are_said_to_be() -> None:
