@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from airflow_smtp_interface.mail.attachment import parse_attachments
 from airflow_smtp_interface.mail.bulk import send_all
 from airflow_smtp_interface.mail.check import check
-from airflow_smtp_interface.mail.errors import MailError, incomplete_error
+from airflow_smtp_interface.mail.errors import DeliveryError, MailError, incomplete_error
 from airflow_smtp_interface.mail.message import Email
 from airflow_smtp_interface.mail.mime import Content
 from airflow_smtp_interface.mail.session import SmtpSession, connect
@@ -51,6 +53,7 @@ class SmtpInterfaceHook(BaseHook):
         super().__init__()
         self.smtp_interface_conn_id = smtp_interface_conn_id
         self._session: SmtpSession | None = None
+        self._sent: Counter[str] = Counter()  # since the log last told of it
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -97,10 +100,11 @@ class SmtpInterfaceHook(BaseHook):
         return self._session
 
     def close(self) -> None:
-        """Say QUIT to the server, if there is a connection."""
+        """Say QUIT to the server, if there is a connection, and log how many mails were sent."""
         if self._session is not None:
             self._session.leave()
             self._session = None
+        self._log_sent()
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +126,14 @@ class SmtpInterfaceHook(BaseHook):
         """
         self.settings.check_active()
         email = self.addressed(email)
-        return self.deliver(email, email.envelope, before_end=before_end)
+        try:
+            delivery = self.deliver(email, email.envelope, before_end=before_end)
+        except DeliveryError as error:
+            if error.delivery:
+                self._count(error.delivery)
+            raise
+        self._count(delivery)
+        return delivery
 
     def deliver(self, email: Email, envelope: Envelope, *, before_end: BeforeEnd | None = None) -> Delivery:
         """Send one mail, once, to those whom an envelope names: all of its recipients, or those who are left.
@@ -209,9 +220,9 @@ class SmtpInterfaceHook(BaseHook):
                 for delivery in hook.send_all(Email.compose(...) for row in rows):
                     ...
 
-        Refusals and deferrals are in the deliveries, not exceptions. A lost connection is opened anew; a mail whose
-        last answer was lost is reported as unknown and not sent again. Closing the generator early stops the intake,
-        brings the mails under way to their end and logs the rest.
+        Nothing is sent until the results are taken. Refusals and deferrals are in them, not exceptions. A lost
+        connection is opened anew; a mail whose last answer was lost is reported as unknown and not sent again. Closing
+        the generator early stops the intake, brings the mails under way to their end and logs the rest.
 
         :param emails: taken in lazily, a bounded number ahead; From and To are filled in from the connection.
         :param connections: sessions used side by side, 1 to 10; opened when there are mails for them.
@@ -221,7 +232,31 @@ class SmtpInterfaceHook(BaseHook):
         """
         self.settings.check_active()
         self._warn_of_unverified()
-        return send_all(self.settings, map(self._item, emails), connections=connections)
+        return self._counted(send_all(self.settings, map(self._item, emails), connections=connections))
+
+    def _counted(self, deliveries: Iterator[Delivery]) -> Iterator[Delivery]:
+        try:
+            with closing(deliveries):  # type: ignore[type-var]  # a generator
+                for delivery in deliveries:
+                    self._count(delivery)
+                    yield delivery
+        finally:
+            self._log_sent()
+
+    def _count(self, delivery: Delivery) -> None:
+        sent = self._sent
+        sent["mails"] += 1
+        for group in ("accepted", "refused", "deferred", "unknown"):
+            sent[group] += len(getattr(delivery, group))
+
+    def _log_sent(self) -> None:
+        if self._sent:
+            self.log.info(
+                "Mails through %s: %d; recipients: %d accepted, %d refused, %d deferred, %d unknown",
+                self.settings.address,
+                *(self._sent[each] for each in ("mails", "accepted", "refused", "deferred", "unknown")),
+            )
+            self._sent.clear()
 
     def _item(self, email: Email) -> Item:
         email = self.addressed(email)

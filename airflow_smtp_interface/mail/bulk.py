@@ -56,6 +56,10 @@ def send_all(settings: SmtpSettings, items: Iterable[Item], *, connections: int)
     """
     if not 1 <= connections <= MAX_CONNECTIONS:
         raise ValueError(f"connections: {connections} is not between 1 and {MAX_CONNECTIONS}")
+    return _send_all(settings, items, connections)
+
+
+def _send_all(settings: SmtpSettings, items: Iterable[Item], connections: int) -> Iterator[Delivery]:
     pool = _Pool(settings, connections)
     window: deque[_Job] = deque()
     intake = iter(items)

@@ -119,10 +119,11 @@ class Attempt:
         except DeliveryError as error:
             delivery = self._after_failure(error, ledger)
         except BaseException as error:  # such as the end of the task's execution_timeout
-            if ledger.in_flight and ledger.store is None and self._operator.on_unknown == "fail":
-                # Nothing would tell the next try that the mail may be delivered already.
+            if ledger.in_flight:
                 doubt = self._doubt(ledger, hook, envelope.sender, "the task was interrupted before the answer came")
-                raise AirflowFailException(str(doubt)) from error
+                self._name(doubt, ledger)
+                if self._operator.on_unknown == "fail":
+                    raise AirflowFailException(str(doubt)) from error
             raise
         finally:
             self._stop_the_clock()
@@ -131,9 +132,15 @@ class Attempt:
     def _decide_on_doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str) -> None:
         """Look at what an earlier try left open: it was ended after the final dot, before its answer was recorded."""
         doubt = self._doubt(ledger, hook, sender, "an earlier try ended before the answer was recorded")
+        self._name(doubt, ledger)
         if self._operator.on_unknown == "fail":
             raise doubt
-        self._operator.log.warning("%s It is sent again (on_unknown).", doubt)
+
+    def _name(self, doubt: DeliveryError, ledger: Ledger) -> None:
+        """Say that a mail is in doubt, once and for all: to whoever reads the task's error, or its log."""
+        ledger.tell()
+        if self._operator.on_unknown == "resend":
+            self._operator.log.warning("%s It is sent again (on_unknown).", doubt)
 
     def _doubt(self, ledger: Ledger, hook: SmtpInterfaceHook, sender: str, text: str) -> DeliveryError:
         why = Failure(stage=Stage.ACCEPTANCE, text=text, cause=Cause.LOST)
@@ -175,7 +182,10 @@ class Attempt:
         if self._context.get("task_state_store") is not None or not (accepted := named(dict.fromkeys(self._accepted))):
             return ""
         remedy = "" if self._operator.deferrable else "; deferrable=True goes on with the rest"
-        return f"Not retried, because this Airflow keeps no record (3.3 does) of those who have it: {accepted}{remedy}."
+        return (
+            "Not retried, because this Airflow keeps no record (3.3 does) of those who have it, and clearing the task "
+            f"would mail them again: {accepted}{remedy}."
+        )
 
     @property
     def _accepted(self) -> Mapping[str, str]:

@@ -7,11 +7,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
+from email.headerregistry import Address
 from email.utils import format_datetime
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
-from airflow_smtp_interface.mail.addresses import addr_spec, without_case
+from airflow_smtp_interface.mail.addresses import without_case
 from airflow_smtp_interface.mail.delivery import Reply
 from airflow_smtp_interface.mail.errors import InvalidEmail, InvalidSettings
 from airflow_smtp_interface.mail.mime import header_block
@@ -19,7 +20,6 @@ from airflow_smtp_interface.viewer.message import Outcome, ShownAttachment, Show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from email.headerregistry import Address
 
     from airflow_smtp_interface.mail.delivery import Delivery
     from airflow_smtp_interface.mail.message import Email
@@ -156,8 +156,10 @@ def _headers(email: Email) -> tuple[tuple[str, str], ...]:
 
 
 def _people(addresses: Iterable[Address]) -> tuple[str, ...]:
+    # Masked before a name is quoted: a quoted secret would not be known as one.
     return tuple(
-        f"{each.display_name} <{addr_spec(each)}>" if each.display_name else addr_spec(each) for each in addresses
+        str(Address(display_name=_mask(each.display_name), username=each.username, domain=each.domain))
+        for each in addresses
     )
 
 

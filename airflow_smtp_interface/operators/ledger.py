@@ -43,6 +43,7 @@ class Ledger:
     :param accepted: the recipients that the server has answered for, with its words.
     :param refused: the recipients that ``on_refused="warn"`` has given up.
     :param in_flight: the recipients of a mail whose final dot may have been sent and whose answer was not recorded.
+    :param told: whether the error that a human sees has named those in flight.
     :param finished: whether nobody is left.
     """
 
@@ -52,6 +53,7 @@ class Ledger:
     accepted: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     in_flight: tuple[str, ...] = ()
+    told: bool = False
     finished: bool = False
 
     @classmethod
@@ -75,16 +77,21 @@ class Ledger:
         if ledger.finished:
             _log.info("The task was cleared after everybody had the mail: it is sent to everybody again.")
             return fresh
+        again = ledger.in_flight if ledger.told else ()
         _log.warning(
             "The task was cleared before everybody had the mail: it goes on with the rest, under the same "
-            "Message-ID %s. %d recipients have it already. To send it to them again, delete the task state %r of this "
-            "task instance and clear the task once more.",
+            "Message-ID %s. %d recipients have it already, and %d may have it and get it again. To send it to all of "
+            "them, delete the task state %r of this task instance (Airflow's API: DELETE "
+            "/api/v2/dags/…/dagRuns/…/taskInstances/…/state-store/%s) and clear the task once more.",
             ledger.message_id,
             len(ledger.accepted),
+            len(again),
+            _KEY,
             _KEY,
         )
-        # Who clears a task whose mail is in doubt has looked whether it arrived.
-        ledger.generation, ledger.in_flight = generation, ()
+        ledger.generation = generation
+        if ledger.told:  # who clears the task then has looked whether the mail arrived
+            ledger.in_flight, ledger.told = (), False
         return ledger
 
     def left(self, recipients: Iterable[str]) -> tuple[str, ...]:
@@ -94,13 +101,22 @@ class Ledger:
 
     def begin(self, recipients: tuple[str, ...]) -> None:
         """Record that the final dot is about to be sent: if this process dies now, the mail is in doubt."""
-        self.in_flight = recipients
+        self.in_flight, self.told = recipients, False
+        try:
+            self._write()
+        except BaseException:
+            self.in_flight = ()  # the final dot is not sent then
+            raise
+
+    def tell(self) -> None:
+        """Record that those in flight are named to a human."""
+        self.told = True
         self._write()
 
     def record(self, delivery: Delivery) -> None:
         """Record what the server has answered."""
         self.accepted |= dict.fromkeys(delivery.accepted, str(delivery.reply))
-        self.in_flight = tuple(delivery.unknown)
+        self.in_flight, self.told = tuple(delivery.unknown), bool(delivery.unknown)
         self.finished = delivery.complete
         self._write()
 
@@ -124,4 +140,6 @@ class Ledger:
         }
         if self.refused:
             record["refused"] = self.refused
+        if self.told:
+            record["told"] = True
         self.store.set(_KEY, record, retention=NEVER_EXPIRE)

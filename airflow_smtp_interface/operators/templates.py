@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _TEXTS = frozenset({"subject", "body", "text", "attachment", "attachment_name", "headers"})
 """Fields that are text whatever they look like, also where the Dag renders native objects."""
 _DEFAULTS = {
-    "recipients": "the interface's To would have got the mail",
-    "sender": "the interface's From would have sent it",
-    "attachments": "it would have gone out without its files; pass [] for none",
+    "recipients": "the interface's To would have got the mail; pass addresses, or leave it out",
+    "sender": "the interface's From would have sent it; pass an address, or leave it out",
+    "attachments": "the mail would have gone out without its files; pass [] for none",
 }
 """Fields that a value lost upstream must not leave to their defaults, with what would have happened then."""
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")

@@ -68,7 +68,8 @@ def _page(found: Mapping[str, Any] | None, task_id: str, images_url: str | None)
     except ValueError:
         return notice_page(
             "No mail here",
-            f"Task {task_id} has sent no mail in its last try, or was told to keep nothing of it (keep_sent).",
+            f"Task {task_id} has sent no mail in its last try, or was told to keep nothing of it (keep_sent). "
+            "Mail that a task sends through SmtpInterfaceHook is not shown here.",
             "A task that sends one:",
             example=_EXAMPLE,
         )

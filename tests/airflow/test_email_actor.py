@@ -183,7 +183,7 @@ def failure(operator: EmailActorOperator, **context: Any) -> str:
             "recipients: was given, but came to None, and the interface's To would have got",
         ),
         ({"sender": XComOfNone()}, "sender: was given, but came to None, and the interface's From"),
-        ({"attachments": XComOfNone()}, "attachments: was given, but came to None, and it would have gone out without"),
+        ({"attachments": XComOfNone()}, "attachments: was given, but came to None, and the mail would have gone out"),
         ({"attachments": {"{{ params.word }}": b"a", "perhaps": b"b"}}, "attachments: two names render to 'perhaps'"),
         ({"attachments": ["s3://bucket/key"]}, "attachments: 's3://bucket/key' cannot be read: "),
         ({"attachments": ["nosuch://x/y"]}, "attachments: 'nosuch://x/y' cannot be read: "),
@@ -332,8 +332,8 @@ def test_a_partly_accepted_mail_is_not_retried_because_some_would_get_it_twice(f
     faulty(Fault(stage="rcpt", address="b@x.org", action="450 4.7.1 greylisted"))
     text = failure(mail_task(recipients="a@x.org, b@x.org"))
     assert text.endswith(
-        "Not retried, because this Airflow keeps no record (3.3 does) of those who have it: a@x.org; "
-        "deferrable=True goes on with the rest."
+        "Not retried, because this Airflow keeps no record (3.3 does) of those who have it, and clearing the task "
+        "would mail them again: a@x.org; deferrable=True goes on with the rest."
     )
     assert "Deferred: b@x.org (450 4.7.1 greylisted)." in text
 

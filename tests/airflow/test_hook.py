@@ -224,6 +224,23 @@ def test_the_connection_test_says_what_is_wrong(faulty: Faulty, monkeypatch: pyt
     assert "timeout: 'x' is not a positive number of seconds" in SmtpInterfaceHook().test_connection()[1]
 
 
+def test_the_log_sums_up_what_a_hook_has_sent_and_names_nobody(
+    faulty: Faulty, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faulty(Fault(stage="rcpt", address="gone@x.org", action="550 5.1.1 no"))
+    with SmtpInterfaceHook() as hook:
+        hook.send_email(subject="secret", body="b", recipients="alice@x.org")
+        with pytest.raises(PermanentDeliveryError):
+            hook.send_email(subject="secret", body="b", recipients="alice@x.org, gone@x.org")
+        assert "Mails through" not in capsys.readouterr().out
+        list(hook.send_all(emails(3)))
+    said = capsys.readouterr().out
+    assert said.count("Mails through") == 1
+    assert "5; recipients: 5 accepted, 1 refused, 0 deferred, 0 unknown" in said
+    assert "alice" not in said
+    assert "secret" not in said
+
+
 def emails(count: int) -> list[Email]:
     return [Email.compose(subject=str(n), body="b", recipients=f"r{n}@x.org") for n in range(count)]
 

@@ -288,21 +288,30 @@ def test_the_end_of_the_tasks_time_while_the_record_is_kept_does_not_change_how_
     assert kept(send(fails=fails))
 
 
-@pytest.mark.parametrize(("has_store", "ends_in"), [(True, TimeIsUp), (False, AirflowFailException)])
-def test_a_task_whose_time_is_up_after_the_final_dot_leaves_its_mail_in_doubt(
-    faulty: Faulty, alarm: None, has_store: bool, ends_in: type[BaseException]
+@pytest.mark.parametrize("has_store", [True, False])
+def test_a_task_whose_time_is_up_after_the_final_dot_fails_without_retry_and_names_the_doubt(
+    faulty: Faulty, alarm: None, has_store: bool
 ) -> None:
     server = faulty(Fault(stage="body", action="hang", commit=True), extra={"data_timeout": 60})
     store = Store() if has_store else None
     ring_when(lambda: bool(server.committed))
-    mail = kept(send(store, fails=ends_in))
+    mail = kept(send(store, fails=AirflowFailException))
     assert mail.counts[Outcome.UNKNOWN] == 2
     assert len(server.committed) == 1
+    assert "may have been delivered" in mail.problem
     if has_store:
         assert "may have been delivered" in kept(send(store, fails=AirflowFailException)).problem
         assert len(server.committed) == 1, "the ledger knows"
-    else:
-        assert "may have been delivered" in mail.problem
+
+
+def test_with_resend_a_time_out_after_the_final_dot_is_named_in_the_log_and_tried_again(
+    faulty: Faulty, alarm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = faulty(Fault(stage="body", action="hang", commit=True), extra={"data_timeout": 60})
+    ring_when(lambda: bool(server.committed))
+    send(Store(), fails=TimeIsUp, on_unknown="resend")
+    assert "may have been delivered" in (said := capsys.readouterr().out)
+    assert "It is sent again (on_unknown)" in said
 
 
 def test_a_task_whose_time_is_up_before_the_final_dot_may_be_tried_again(faulty: Faulty, alarm: None) -> None:
@@ -326,6 +335,12 @@ def test_a_secret_that_a_template_escaped_is_masked_and_its_surroundings_are_not
     assert "ss&lt;w" not in mail.html
     assert "ss<w" not in str(mail)
     assert mail.html == """<p title="***">1 &lt; 2</p><b>***</b><a href='x?***'>é</a>"""
+
+
+def test_a_name_with_a_comma_is_shown_as_one_name(inbox: Inbox) -> None:
+    mail = kept(send(recipients='"Doe, Jane" <jane@x.org>, a@x.org'))
+    assert mail.to == ('"Doe, Jane" <jane@x.org>', "a@x.org")
+    assert ("To", '"Doe, Jane" <jane@x.org>, a@x.org') in mail.headers
 
 
 def test_a_secret_that_lies_across_a_tags_end_costs_the_tags(inbox: Inbox) -> None:
