@@ -93,6 +93,21 @@ class Store:
         self.writes.append(json.loads(self.values[key]))
 
 
+class OutOfReach:
+    """A file in a store that does not answer; ``ObjectStoragePath`` has these methods."""
+
+    name = "report.csv"
+    protocol = "s3"
+
+    def is_file(self) -> bool:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    stat = open = is_file
+
+    def __str__(self) -> str:
+        return "s3://bucket/report.csv"
+
+
 def mail_task(*, native: bool = False, folder: Path | None = None, **fields: Any) -> EmailActorOperator:
     """Make a task in a Dag of its own."""
     with DAG("dag", render_template_as_native_obj=native, template_searchpath=str(folder) if folder else None):

@@ -17,7 +17,7 @@ from airflow_smtp_interface.mail.message import Attachment
 from airflow_smtp_interface.operators.email_actor import EmailActorOperator
 from airflow_smtp_interface.operators.exceptions import AirflowFailException
 from airflow_smtp_interface.operators.waiting import Waiting
-from tests.airflow.running import HAS_STORE, Store, mail_task, run_dag, run_task, run_through_waits
+from tests.airflow.running import HAS_STORE, OutOfReach, Store, mail_task, run_dag, run_task, run_through_waits
 from tests.peers.fault_server import Fault, FaultServer
 
 Faulty = Callable[..., FaultServer]
@@ -341,7 +341,7 @@ def _time_is_up() -> BinaryIO:
     ("plan", "fields"),
     [
         ([], {"attachments": [Attachment(name="x", open=_time_is_up, size=3)]}),
-        ([], {"attachments": ["ftp://127.0.0.1:1/x"]}),
+        ([], {"attachments": [OutOfReach()]}),
         ([Fault(stage="body", action="drop", skip=1)], {"on_unknown": "resend"}),
     ],
     ids=["time is up", "no file", "in doubt"],
